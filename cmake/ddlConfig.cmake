@@ -1,0 +1,30 @@
+# find_package(ddl) gives ddl::ddl and needs Eigen.
+# find_package(ddl COMPONENTS io) adds ddl::io and needs nlohmann_json.
+
+# Asked for without a version: Eigen 3.4 accepts no version range and refuses to stand in for another major version.
+if(NOT TARGET Eigen3::Eigen)
+  find_package(Eigen3 CONFIG QUIET)
+  if(NOT Eigen3_FOUND OR Eigen3_VERSION VERSION_LESS 3.4)
+    set(ddl_FOUND FALSE)
+    set(ddl_NOT_FOUND_MESSAGE "ddl needs Eigen 3.4 or newer (version ${Eigen3_VERSION}, Eigen3_DIR ${Eigen3_DIR})")
+    return()
+  endif()
+endif()
+include(${CMAKE_CURRENT_LIST_DIR}/ddlTargets.cmake)
+
+foreach(component IN LISTS ddl_FIND_COMPONENTS)
+  set(ddl_${component}_FOUND FALSE)
+  if(component STREQUAL "io" AND EXISTS ${CMAKE_CURRENT_LIST_DIR}/ddl_ioTargets.cmake)
+    if(NOT TARGET nlohmann_json::nlohmann_json)
+      find_package(nlohmann_json CONFIG QUIET)
+    endif()
+    if(TARGET nlohmann_json::nlohmann_json)
+      include(${CMAKE_CURRENT_LIST_DIR}/ddl_ioTargets.cmake)
+      set(ddl_io_FOUND TRUE)
+    endif()
+  endif()
+  if(ddl_FIND_REQUIRED_${component} AND NOT ddl_${component}_FOUND)
+    set(ddl_FOUND FALSE)
+    set(ddl_NOT_FOUND_MESSAGE "this ddl has no usable component '${component}' (io needs nlohmann_json)")
+  endif()
+endforeach()

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: MIT
+#include "every_header.hpp"
+
+int other();
+int other() { return 0; }
