@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+/// @file  The layout of a batch.
+///
+/// N vectors of size d are one column-major d x N matrix: features x samples, so a linear layer over a batch
+/// is one matrix product. N states of size d x m are one column-major d x (N m) matrix: the state of sample
+/// (token) n is its columns n m .. n m + m - 1, which makes every k^T X and every update along k contiguous.
+/// Every dimension is fixed at compile time or Dynamic; one implementation serves both.
+#pragma once
+
+#include "ddl/core/scalar.hpp"
+
+namespace ddl {
+
+/// Column-major whatever EIGEN_DEFAULT_TO_ROW_MAJOR says (Eigen insists on row-major for row vectors).
+template <class Scalar, int Rows = Dynamic, int Cols = Dynamic>
+using Matrix =
+    Eigen::Matrix<Scalar, Rows, Cols, (Rows == 1 && Cols != 1) ? Eigen::RowMajor : Eigen::ColMajor>;
+
+template <class Scalar, int Rows = Dynamic>
+using Vector = Matrix<Scalar, Rows, 1>;
+
+/// A vector that holds `Rows` entries or none, without the heap when `Rows` is fixed: an optional bias.
+template <class Scalar, int Rows = Dynamic>
+using OptionalVector = Eigen::Matrix<Scalar, Dynamic, 1, Eigen::ColMajor, Rows, 1>;
+
+template <class Scalar, int Rows = Dynamic, int Cols = Dynamic>
+using OptionalMatrix = Eigen::Matrix<Scalar, Dynamic, Dynamic, Eigen::ColMajor, Rows, Cols>;
+
+/// Views of a batch with any number of columns. A ConstBatchRef copies (allocates) if it is given a row-major
+/// matrix or an expression; a BatchRef does not compile then.
+template <class Scalar, int Rows = Dynamic>
+using BatchRef = Eigen::Ref<Matrix<Scalar, Rows, Dynamic>>;
+template <class Scalar, int Rows = Dynamic>
+using ConstBatchRef = Eigen::Ref<const Matrix<Scalar, Rows, Dynamic>>;
+
+/// The product of two dimensions, Dynamic if one of them is.
+constexpr int times(int a, int b) noexcept { return a == Dynamic || b == Dynamic ? Dynamic : a * b; }
+
+/// The d x m state of sample n.
+template <int Cols = Dynamic, class Derived>
+auto state_of(Eigen::MatrixBase<Derived>& states, Index n, Index value_channels) {
+  return states.template middleCols<Cols>(n * value_channels, value_channels);
+}
+template <int Cols = Dynamic, class Derived>
+auto state_of(const Eigen::MatrixBase<Derived>& states, Index n, Index value_channels) {
+  return states.template middleCols<Cols>(n * value_channels, value_channels);
+}
+
+}  // namespace ddl

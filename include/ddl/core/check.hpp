@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+/// @file  Errors. What a caller can get wrong throws std::invalid_argument at the boundary, naming the
+/// argument, what it was and what it should have been; what only the library can get wrong is an
+/// eigen_assert.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "ddl/core/scalar.hpp"
+
+namespace ddl {
+
+/// Throws "where: what is GIVEN, expected EXPECTED".
+[[noreturn]] inline void fail(const std::string& where, const std::string& what, const std::string& given,
+                              const std::string& expected) {
+  throw std::invalid_argument(where + ": " + what + " is " + given + ", expected " + expected);
+}
+
+inline std::string shape_text(Index rows, Index cols) {
+  return std::to_string(rows) + " x " + std::to_string(cols);
+}
+
+template <class Derived>
+void check_shape(const char* where, const char* what, const Eigen::EigenBase<Derived>& x, Index rows,
+                 Index cols) {
+  if (x.rows() != rows || x.cols() != cols)
+    fail(where, what, shape_text(x.rows(), x.cols()), shape_text(rows, cols));
+}
+
+inline void check_positive(const char* where, const char* what, Index value) {
+  if (value < 1) fail(where, what, std::to_string(value), "at least 1");
+}
+
+/// A size given at run time must agree with one fixed at compile time.
+inline void check_fixed(const char* where, const char* what, Index value, int fixed) {
+  if (fixed != Dynamic && value != fixed)
+    fail(where, what, std::to_string(value), std::to_string(fixed) + " (fixed)");
+}
+
+inline void check_finite(const char* where, const char* what, double value) {
+  if (!is_finite(value)) fail(where, what, std::to_string(value), "a finite number");
+}
+
+/// Written so that NaN fails too.
+inline void check_range(const char* where, const char* what, double value, bool inside,
+                        const char* expected) {
+  if (!is_finite(value) || !inside) fail(where, what, std::to_string(value), expected);
+}
+
+}  // namespace ddl

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+/// @file  Who runs the pieces of a computation.
+///
+/// The library starts no thread. Whatever can be split takes an executor and hands it pieces whose bounds
+/// never depend on the number of threads, and whose results do not depend on their order: one thread and
+/// eight give the same bits.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+
+#include "ddl/core/scalar.hpp"
+
+namespace ddl {
+
+/// An executor calls f(0) .. f(pieces - 1), each once, in any order, on any threads, and returns when all
+/// have returned. f does not throw.
+template <class E>
+concept Executor = requires(const E& executor, Index pieces, void (*f)(Index)) {
+  executor.for_each(pieces, f);
+};
+
+/// Runs every piece on the calling thread.
+struct Serial {
+  template <class F>
+  void for_each(Index pieces, F&& f) const {
+    for (Index i = 0; i < pieces; ++i) f(i);
+  }
+};
+
+/// Calls f(begin, end) for consecutive ranges of at most `grain` that cover [0, total).
+template <Executor E, class F>
+void for_ranges(const E& executor, Index total, Index grain, F&& f) {
+  executor.for_each((total + grain - 1) / grain,
+                    [&](Index piece) { f(piece * grain, (std::min)(total, (piece + 1) * grain)); });
+}
+
+/// The sum of f(begin, end) over consecutive ranges that cover [0, total), added up in their order. There are
+/// at most 64 ranges, so that the partial sums need no heap.
+template <Executor E, class F>
+double sum_ranges(const E& executor, Index total, const F& f) {
+  std::array<double, 64> partial{};
+  const Index grain = (std::max)(Index(256), (total + 63) / 64);
+  for_ranges(executor, total, grain, [&](Index begin, Index end) {
+    partial[static_cast<std::size_t>(begin / grain)] = f(begin, end);
+  });
+  double sum = 0;
+  for (const double part : partial) sum += part;
+  return sum;
+}
+
+/// The number of columns of height `rows` that make a piece worth handing to a thread.
+constexpr Index columns_per_piece(Index rows) noexcept {
+  constexpr Index elements = 1 << 14;
+  return rows < elements ? elements / (rows < 1 ? 1 : rows) : 1;
+}
+
+}  // namespace ddl

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+/// @file  The linear layer y = W x + b.
+#pragma once
+
+#include <cmath>
+#include <tuple>
+
+#include "ddl/core/check.hpp"
+#include "ddl/core/parameters.hpp"
+#include "ddl/core/random.hpp"
+#include "ddl/nn/product.hpp"
+
+namespace ddl {
+
+/// y = W x + b over a batch: x in x N, y out x N, W out x in (PyTorch's shape), b out or absent.
+template <class Scalar_, int In = Dynamic, int Out = Dynamic>
+struct Linear {
+  using Scalar = Scalar_;
+  using Input = ConstBatchRef<Scalar, In>;
+  using Output = ConstBatchRef<Scalar, Out>;
+
+  Matrix<Scalar, Out, In> weight;
+  OptionalVector<Scalar, Out> bias;
+
+  static constexpr auto parameters() {
+    return std::tuple(field("weight", &Linear::weight), vector_field("bias", &Linear::bias));
+  }
+
+  Linear() = default;
+  /// Weights drawn from a normal distribution of deviation gain / sqrt(in), bias zero.
+  /// @throws std::invalid_argument if a size is below 1 or differs from the fixed one.
+  Linear(Index in, Index out, Random& random, double gain = 1, bool with_bias = true) {
+    check_positive("ddl::Linear", "in", in);
+    check_positive("ddl::Linear", "out", out);
+    check_fixed("ddl::Linear", "in", in, In);
+    check_fixed("ddl::Linear", "out", out, Out);
+    weight.resize(out, in);
+    random.fill_normal(weight, gain / std::sqrt(static_cast<double>(in)));
+    if (with_bias) bias.setZero(out);
+  }
+
+  Index inputs() const noexcept { return weight.cols(); }
+  Index outputs() const noexcept { return weight.rows(); }
+
+  template <Executor E = Serial>
+  void forward(const Input& x, BatchRef<Scalar, Out> y, const E& executor = {}) const {
+    if (bias.size() > 0)
+      affine(weight, x, bias, y, executor);
+    else
+      product(weight, x, y, executor);
+  }
+
+  /// dW += dy x^T, db += dy 1.
+  template <Executor E = Serial>
+  void backward_parameters(const Input& x, const Output& dy, Linear& gradient, const E& executor = {}) const {
+    add_product(dy, x.transpose(), gradient.weight, executor);
+    if (bias.size() > 0) add_row_sums(dy, gradient.bias, executor);
+  }
+  /// dx = W^T dy.
+  template <Executor E = Serial>
+  void backward_input(const Output& dy, BatchRef<Scalar, In> dx, const E& executor = {}) const {
+    product(weight.transpose(), dy, dx, executor);
+  }
+  /// dx += W^T dy, where other readers of x have left their share.
+  template <Executor E = Serial>
+  void add_backward_input(const Output& dy, BatchRef<Scalar, In> dx, const E& executor = {}) const {
+    add_product(weight.transpose(), dy, dx, executor);
+  }
+};
+
+}  // namespace ddl

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+/// @file  RMSNorm.
+/// @source Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
+#pragma once
+
+#include <cmath>
+#include <tuple>
+
+#include "ddl/core/batch.hpp"
+#include "ddl/core/check.hpp"
+#include "ddl/core/executor.hpp"
+#include "ddl/core/parameters.hpp"
+
+namespace ddl {
+
+/// y = w * x / sqrt(mean(x^2) + eps), per column; x, y: d x N, w: d.
+template <class Scalar_, int Rows = Dynamic>
+struct RmsNorm {
+  using Scalar = Scalar_;
+  using Input = ConstBatchRef<Scalar, Rows>;
+
+  /// What the backward pass needs besides x.
+  template <int Tokens = Dynamic>
+  struct Cache {
+    Matrix<Scalar, 1, Tokens> scale;  ///< 1 / sqrt(mean(x^2) + eps)
+  };
+
+  Vector<Scalar, Rows> weight;
+  double eps = 1e-5;
+
+  static constexpr auto parameters() { return std::tuple(vector_field("weight", &RmsNorm::weight)); }
+
+  RmsNorm() = default;
+  /// @throws std::invalid_argument if the width is below 1 or eps is not a number above 0.
+  explicit RmsNorm(Index width, double eps_ = 1e-5) : eps(eps_) {
+    check_positive("ddl::RmsNorm", "width", width);
+    check_fixed("ddl::RmsNorm", "width", width, Rows);
+    check_range("ddl::RmsNorm", "eps", eps, eps > 0, "a number above 0");
+    weight.setOnes(width);
+  }
+
+  template <int Tokens, Executor E = Serial>
+  void forward(const Input& x, BatchRef<Scalar, Rows> y, Cache<Tokens>& cache, const E& executor = {}) const {
+    cache.scale.resize(1, x.cols());
+    for_ranges(executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
+      using std::sqrt;
+      for (Index n = begin; n < end; ++n) {
+        const Scalar s = Scalar(1) / sqrt(x.col(n).squaredNorm() / Scalar(x.rows()) + Scalar(eps));
+        cache.scale(n) = s;
+        y.col(n).array() = x.col(n).array() * weight.array() * s;
+      }
+    });
+  }
+
+  /// With h = w dy:  dx = s h - s^3 (h.x) x / d,  dw += s x dy.  dx may be dy.
+  template <int Tokens, Executor E = Serial>
+  void backward(const Input& x, const Cache<Tokens>& cache, const Input& dy, BatchRef<Scalar, Rows> dx,
+                RmsNorm& gradient, const E& executor = {}) const {
+    for_ranges(executor, x.rows(), 64, [&](Index begin, Index end) {
+      for (Index n = 0; n < x.cols(); ++n)
+        gradient.weight.segment(begin, end - begin).array() += cache.scale(n) *
+                                                               x.col(n).segment(begin, end - begin).array() *
+                                                               dy.col(n).segment(begin, end - begin).array();
+    });
+    for_ranges(executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
+      for (Index n = begin; n < end; ++n) {
+        const Scalar s = cache.scale(n);
+        const Scalar hx = (weight.array() * dy.col(n).array() * x.col(n).array()).sum();
+        dx.col(n).array() =
+            s * weight.array() * dy.col(n).array() - (s * s * s * hx / Scalar(x.rows())) * x.col(n).array();
+      }
+    });
+  }
+};
+
+/// No normalisation: y = x.
+template <class Scalar_, int Rows = Dynamic>
+struct NoNorm {
+  using Scalar = Scalar_;
+  using Input = ConstBatchRef<Scalar, Rows>;
+  template <int Tokens = Dynamic>
+  struct Cache {};
+
+  static constexpr auto parameters() { return std::tuple(); }
+
+  NoNorm() = default;
+  explicit NoNorm(Index, double = 0) {}
+
+  template <int Tokens, Executor E = Serial>
+  void forward(const Input& x, BatchRef<Scalar, Rows> y, Cache<Tokens>&, const E& = {}) const {
+    y = x;
+  }
+  template <int Tokens, Executor E = Serial>
+  void backward(const Input&, const Cache<Tokens>&, const Input& dy, BatchRef<Scalar, Rows> dx, NoNorm&,
+                const E& = {}) const {
+    dx = dy;
+  }
+};
+
+}  // namespace ddl

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT
+/// @file  The Delta operator A = I - beta k k^T, kept as (k, beta).
+/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the operator and its spectrum (sec. 2,
+/// Prop. 2.1).
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+#include <utility>
+
+#include "ddl/core/batch.hpp"
+#include "ddl/core/check.hpp"
+#include "ddl/op/direction.hpp"
+
+namespace ddl {
+
+/// What a gate does to the component along k: keeps it, erases it, turns it around.
+enum class Regime { identity, projection, reflection, expansion };
+
+/// The nearest of the three regimes by beta |k|^2 (bounds at 0.5 and 1.5); `expansion` outside [0, 2].
+template <class Real>
+Regime regime_of(const Real& beta_k2) {
+  if (!(beta_k2 >= Real(0)) || beta_k2 > Real(2)) return Regime::expansion;
+  return beta_k2 < Real(0.5)    ? Regime::identity
+         : beta_k2 <= Real(1.5) ? Regime::projection
+                                : Regime::reflection;
+}
+
+constexpr const char* name_of(Regime regime) noexcept {
+  constexpr const char* names[] = {"identity", "projection", "reflection", "expansion"};
+  return names[static_cast<int>(regime)];
+}
+
+template <class Operator, class Rhs>
+class OperatorTimes;
+template <class Scalar, int Rows>
+class DeltaProduct;
+
+/// A = I - beta k k^H on vectors of size d (k^T for real scalars); the d x d matrix is never formed.
+///
+///   shapes     k: d    X, Y: d x m, either storage order    v: m
+///   cost       4 d m flops, one visit of each column; no heap use
+///   spectrum   1 (d - 1 times) and 1 - beta |k|^2, which is also the determinant
+///
+/// @tparam Rows  d at compile time, or Dynamic; m is read from each argument.
+template <class Scalar_, int Rows = Dynamic>
+class DeltaOperator {
+ public:
+  using Scalar = Scalar_;
+  using AccumScalar = Accum<Scalar>;
+  using Real = RealOf<AccumScalar>;
+  using Direction = Vector<AccumScalar, Rows>;
+  struct Eigenvalue {
+    Real value;
+    Index multiplicity;
+  };
+
+  /// k = direction / sqrt(|direction|^2 + k_eps^2). The zero direction gives k = 0, the identity.
+  /// @throws std::invalid_argument if the direction is empty, or anything is not finite.
+  template <class Derived>
+  DeltaOperator(const Eigen::MatrixBase<Derived>& direction, Real beta, Real k_eps = Real(0))
+      : DeltaOperator(AsGiven{}, direction, std::move(beta)) {
+    k_ *= AccumScalar(direction_scale(k_, k2_, k_eps));
+    k2_ = k_.squaredNorm();
+  }
+
+  /// k = direction, whatever its length: I - beta direction direction^H.
+  template <class Derived>
+  static DeltaOperator as_given(const Eigen::MatrixBase<Derived>& direction, Real beta) {
+    return DeltaOperator(AsGiven{}, direction, std::move(beta));
+  }
+
+  const Direction& direction() const noexcept { return k_; }
+  const Real& beta() const noexcept { return beta_; }
+  Index rows() const noexcept { return k_.size(); }
+  Index cols() const noexcept { return k_.size(); }
+
+  /// A X, evaluated straight into its destination: Y = A * X, and X = A * X as well. The destination must not
+  /// overlap X in another way, as with Eigen's noalias().
+  template <class Derived>
+  OperatorTimes<DeltaOperator, Derived> operator*(const Eigen::MatrixBase<Derived>& X) const {
+    return {*this, X.derived()};
+  }
+
+  /// The composition (*this) after `first`.
+  DeltaProduct<Scalar, Rows> operator*(const DeltaOperator& first) const;
+
+  /// Y = A X; Y may be X. @throws std::invalid_argument if a shape does not fit.
+  template <class In, class Out>
+  void apply(const Eigen::MatrixBase<In>& X, Out&& Y) const {
+    check_apply(X, Y);
+    edit(X.derived(), Y, [](Index) { return AccumScalar(0); });
+  }
+  template <class InOut>
+  void apply_in_place(InOut&& X) const {
+    apply(X, X);
+  }
+
+  /// Y = A X + beta k v^T = X + beta k (v - X^T k)^T: read, compare, write. Y may be X. At beta |k|^2 = 1 the
+  /// old content along k is gone: k^T Y = v^T.
+  template <class In, class Value, class Out>
+  void rewrite(const Eigen::MatrixBase<In>& X, const Eigen::MatrixBase<Value>& v, Out&& Y) const {
+    check_apply(X, Y);
+    EIGEN_STATIC_ASSERT_VECTOR_ONLY(Value)
+    if (v.size() != X.cols())
+      fail("ddl::DeltaOperator::rewrite", "the size of v", std::to_string(v.size()),
+           std::to_string(X.cols()));
+    edit(X.derived(), Y, [&](Index j) { return AccumScalar(v.derived().coeff(j)); });
+  }
+  template <class InOut, class Value>
+  void rewrite_in_place(InOut&& X, const Eigen::MatrixBase<Value>& v) const {
+    rewrite(X, v, X);
+  }
+
+  DeltaOperator adjoint() const { return *this; }
+  DeltaOperator transpose() const { return as_given(k_.conjugate(), beta_); }
+
+  /// I - beta' k k^H with beta' = beta / (beta |k|^2 - 1): the transpose only where beta |k|^2 is 0 or 2.
+  /// @throws std::domain_error at beta |k|^2 = 1, where A is a projection.
+  DeltaOperator inverse() const {
+    if (determinant() == Real(0))
+      throw std::domain_error("ddl::DeltaOperator::inverse: beta |k|^2 is 1, a projection has no inverse");
+    return as_given(k_, beta_ / (beta_ * k2_ - Real(1)));
+  }
+
+  /// A^n; a negative n needs the inverse.
+  DeltaOperator pow(int n) const {
+    if (n < 0) return inverse().pow(-n);
+    // 1 - (1 - a)(1 - b) = a + b - a b, which loses nothing where a and b are small.
+    Real power(0), square = beta_ * k2_;
+    for (; n > 0; n /= 2, square = square + square - square * square)
+      if (n % 2) power = power + square - power * square;
+    return as_given(k_, k2_ > Real(0) ? Real(power / k2_) : Real(0));
+  }
+
+  Real determinant() const { return Real(1) - beta_ * k2_; }
+  /// 1 on the complement of k, and 1 - beta |k|^2 along it.
+  std::array<Eigenvalue, 2> eigenvalues() const { return {{{Real(1), rows() - 1}, {determinant(), 1}}}; }
+  Regime regime() const { return regime_of(Real(beta_ * k2_)); }
+
+  /// The d x d matrix, for tests and display.
+  Matrix<AccumScalar, Rows, Rows> dense() const {
+    return Matrix<AccumScalar, Rows, Rows>::Identity(rows(), rows()) - AccumScalar(beta_) * k_ * k_.adjoint();
+  }
+
+ private:
+  struct AsGiven {};
+  template <class Derived>
+  DeltaOperator(AsGiven, const Eigen::MatrixBase<Derived>& direction, Real beta) : beta_(std::move(beta)) {
+    EIGEN_STATIC_ASSERT_VECTOR_ONLY(Derived)
+    if (direction.size() == 0) fail("ddl::DeltaOperator", "the size of the direction", "0", "at least 1");
+    check_fixed("ddl::DeltaOperator", "the size of the direction", direction.size(), Rows);
+    if (!all_finite(direction)) fail("ddl::DeltaOperator", "the direction", "not finite", "finite numbers");
+    if (!is_finite(beta_)) fail("ddl::DeltaOperator", "beta", "not finite", "a finite number");
+    k_.resize(direction.size());
+    for (Index i = 0; i < k_.size(); ++i) k_[i] = AccumScalar(direction.derived().coeff(i));
+    k2_ = k_.squaredNorm();
+  }
+
+  template <class In, class Out>
+  void check_apply(const Eigen::MatrixBase<In>& X, const Eigen::MatrixBase<Out>& Y) const {
+    static_assert(std::is_same_v<typename In::Scalar, Scalar> && std::is_same_v<typename Out::Scalar, Scalar>,
+                  "ddl::DeltaOperator: operator and state must have one Scalar");
+    static_assert(
+        Rows == Dynamic || int(In::RowsAtCompileTime) == Dynamic || int(In::RowsAtCompileTime) == Rows,
+        "ddl::DeltaOperator: the state's rows differ from the operator's");
+    check_shape("ddl::DeltaOperator", "X", X, rows(), X.cols());
+    check_shape("ddl::DeltaOperator", "Y", Y, X.rows(), X.cols());
+  }
+
+  /// Y = X + beta k (v - k^H X), a few columns at a time, so that a row-major X is read along its rows.
+  template <class In, class Out, class Value>
+  void edit(const In& X, Out& Y, const Value& v) const {
+    constexpr Index panel = In::IsRowMajor ? 16 : 1;
+    Eigen::Matrix<AccumScalar, 1, Dynamic, Eigen::RowMajor, 1, panel> r;
+    for (Index j = 0; j < X.cols(); j += panel) {
+      const Index width = (std::min)(panel, X.cols() - j);
+      if constexpr (In::IsRowMajor) {
+        r.setZero(width);
+        for (Index i = 0; i < X.rows(); ++i)
+          r += Eigen::numext::conj(k_[i]) * X.row(i).segment(j, width).template cast<AccumScalar>();
+        for (Index c = 0; c < width; ++c) r[c] = AccumScalar(beta_) * (v(j + c) - r[c]);
+        for (Index i = 0; i < X.rows(); ++i)
+          Y.row(i).segment(j, width) =
+              (X.row(i).segment(j, width).template cast<AccumScalar>() + k_[i] * r).template cast<Scalar>();
+      } else {
+        const AccumScalar correction =
+            AccumScalar(beta_) * (v(j) - k_.dot(X.col(j).template cast<AccumScalar>()));
+        Y.col(j) = (X.col(j).template cast<AccumScalar>() + k_ * correction).template cast<Scalar>();
+      }
+    }
+  }
+
+  Direction k_;
+  Real beta_;
+  Real k2_{};
+};
+
+template <class Derived, class Beta>
+DeltaOperator(const Eigen::MatrixBase<Derived>&, Beta)
+    -> DeltaOperator<typename Derived::Scalar, int(Derived::SizeAtCompileTime)>;
+template <class Derived, class Beta, class Eps>
+DeltaOperator(const Eigen::MatrixBase<Derived>&, Beta, Eps)
+    -> DeltaOperator<typename Derived::Scalar, int(Derived::SizeAtCompileTime)>;
+
+}  // namespace ddl
+
+namespace Eigen::internal {
+template <class Operator, class Rhs>
+struct traits<ddl::OperatorTimes<Operator, Rhs>> {
+  using ReturnType = typename plain_matrix_type<Rhs>::type;
+};
+}  // namespace Eigen::internal
+
+namespace ddl {
+
+/// The unevaluated product of an operator and a matrix. It refers to the operator, like Eigen's expressions.
+template <class Operator, class Rhs>
+class OperatorTimes : public Eigen::ReturnByValue<OperatorTimes<Operator, Rhs>> {
+ public:
+  OperatorTimes(const Operator& op, const Rhs& X) : op_(op), X_(X) {
+    check_shape("ddl::operator*", "the right-hand side", X, op.cols(), X.cols());
+  }
+  Index rows() const { return X_.rows(); }
+  Index cols() const { return X_.cols(); }
+  template <class Out>
+  void evalTo(Out& Y) const {
+    op_.apply(X_, Y);
+  }
+
+ private:
+  const Operator& op_;
+  typename Eigen::internal::nested_eval<Rhs, 2>::type X_;
+};
+
+}  // namespace ddl

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: MIT
+/// @file  The batched rewrite Y = X + beta k (v - X^T k)^T, its two controls, their adjoint, and the way
+/// back.
+/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417, the residual block; backward derived in
+/// DESIGN.
+///
+/// All three rewrites, forward, are Y = X + kt p^T; all three, backward, are
+///
+///     dX = G - kt q^T,     dkt = G p - X q - w kt,      G = dL/dY
+///
+/// and differ only in the m coefficients p, q and the number w, with k = s kt, g = G^T k, u = X^T k, r = v -
+/// u:
+///
+///     delta        p = s beta (v - u)    q = s beta g    w = s^2 beta (g.r - g.u)     dv = beta g    dbeta =
+///     g.r write-only   p = s beta v          q = 0           w = s^2 beta g.v             dv = beta g dbeta
+///     = g.v additive     p = 1                 q = 0           w = 0                        dv = 0 dbeta = 0
+///
+/// w kt is what the normalisation takes out of dkt, exact with k_eps inside the root. One token's state is
+/// visited once each way, twice over while it is in cache: a sweep of dot products, then a sweep that writes.
+#pragma once
+
+#include "ddl/core/batch.hpp"
+#include "ddl/core/check.hpp"
+#include "ddl/core/executor.hpp"
+#include "ddl/op/direction.hpp"
+
+namespace ddl {
+
+/// delta: Y = X + beta k (v - X^T k)^T.   write_only: Y = X + beta k v^T.   additive: Y = X + kt 1^T.
+/// The last two are the controls: no read before the write; no gate and no value either.
+enum class Rewrite { delta, write_only, additive };
+
+constexpr const char* name_of(Rewrite kind) noexcept {
+  constexpr const char* names[] = {"delta", "write_only", "additive"};
+  return names[static_cast<int>(kind)];
+}
+
+/// The rank-one edits of N states of size d x m. `direction` and `beta` go in; the forward pass fills in the
+/// rest, which is all that its backward pass and rewinding need.
+///
+/// @tparam Tokens  N at compile time, or Dynamic.
+template <class Scalar, int Rows = Dynamic, int Cols = Dynamic, int Tokens = Dynamic>
+struct Edit {
+  using AccumScalar = Accum<Scalar>;
+
+  Matrix<Scalar, Rows, Tokens> direction;        ///< kt, d x N, not normalised
+  Matrix<AccumScalar, 1, Tokens> beta;           ///< the gate, 1 x N
+  Matrix<AccumScalar, 1, Tokens> scale;          ///< s of k = s kt, 1 x N
+  Matrix<AccumScalar, Cols, Tokens> readout;     ///< u = X^T k, m x N
+  Matrix<AccumScalar, Cols, Tokens> correction;  ///< r = v - u, m x N
+
+  void resize(Index rows, Index cols, Index tokens) {
+    direction.resize(rows, tokens);
+    beta.resize(1, tokens);
+    scale.resize(1, tokens);
+    readout.resize(cols, tokens);
+    correction.resize(cols, tokens);
+  }
+};
+
+/// The gradients of what a rewrite was given besides the states.
+template <class Scalar, int Rows = Dynamic, int Cols = Dynamic, int Tokens = Dynamic>
+struct EditGradient {
+  using AccumScalar = Accum<Scalar>;
+
+  Matrix<Scalar, Rows, Tokens> direction;   ///< dL/dkt
+  Matrix<AccumScalar, Cols, Tokens> value;  ///< dL/dv
+  Matrix<AccumScalar, 1, Tokens> beta;      ///< dL/dbeta
+
+  void resize(Index rows, Index cols, Index tokens) {
+    direction.resize(rows, tokens);
+    value.resize(cols, tokens);
+    beta.resize(1, tokens);
+  }
+};
+
+namespace detail {
+
+/// One accumulation scalar at a time. The sweeps below are written once, over lanes: packets first, and what
+/// is left of a column one by one.
+template <class Scalar>
+struct SingleLane {
+  using Pack = Accum<Scalar>;
+  static constexpr Index size = 1;
+  static Pack load(const Scalar* from) { return static_cast<Pack>(*from); }
+  static void store(Scalar* to, const Pack& pack) { *to = static_cast<Scalar>(pack); }
+  static Pack broadcast(const Accum<Scalar>& value) { return value; }
+  static Pack add(const Pack& a, const Pack& b) { return a + b; }
+  static Pack add_product(const Pack& c, const Pack& a, const Pack& b) { return c + a * b; }
+  static Pack subtract_product(const Pack& c, const Pack& a, const Pack& b) { return c - a * b; }
+  static Accum<Scalar> sum(const Pack& pack) { return pack; }
+};
+
+/// Eigen's SIMD packet of the scalar.
+template <class Scalar>
+struct PacketLane {
+  using Pack = typename Eigen::internal::packet_traits<Scalar>::type;
+  static constexpr Index size = Eigen::internal::packet_traits<Scalar>::size;
+  static EIGEN_STRONG_INLINE Pack load(const Scalar* from) { return Eigen::internal::ploadu<Pack>(from); }
+  static EIGEN_STRONG_INLINE void store(Scalar* to, const Pack& pack) { Eigen::internal::pstoreu(to, pack); }
+  static EIGEN_STRONG_INLINE Pack broadcast(Scalar value) { return Eigen::internal::pset1<Pack>(value); }
+  static EIGEN_STRONG_INLINE Pack add(const Pack& a, const Pack& b) { return Eigen::internal::padd(a, b); }
+  static EIGEN_STRONG_INLINE Pack add_product(const Pack& c, const Pack& a, const Pack& b) {
+    return Eigen::internal::pmadd(a, b, c);
+  }
+  static EIGEN_STRONG_INLINE Pack subtract_product(const Pack& c, const Pack& a, const Pack& b) {
+    return Eigen::internal::psub(c, Eigen::internal::pmul(a, b));
+  }
+  static EIGEN_STRONG_INLINE Scalar sum(const Pack& pack) { return Eigen::internal::predux(pack); }
+};
+
+template <class Scalar>
+using WideLane = std::conditional_t<std::is_same_v<Accum<Scalar>, Scalar> &&
+                                        Eigen::internal::packet_traits<Scalar>::Vectorizable,
+                                    PacketLane<Scalar>, SingleLane<Scalar>>;
+
+/// Calls f.operator()<Lane>(i) along a column of d entries.
+template <class Scalar, class F>
+EIGEN_STRONG_INLINE void sweep(Index d, F&& f) {
+  using Wide = WideLane<Scalar>;
+  Index i = 0;
+  for (; i + Wide::size <= d; i += Wide::size) f.template operator()<Wide>(i);
+  for (; i < d; ++i) f.template operator()<SingleLane<Scalar>>(i);
+}
+
+/// out[j] = kt . X_j for `Group` columns, and *norm2 = |kt|^2 if asked for. Two sets of running sums, as one
+/// would wait for the latency of its own additions.
+template <int Group, bool Norm, class Scalar>
+EIGEN_STRONG_INLINE void dots(Index d, const Scalar* kt, const Scalar* X, Index stride, Accum<Scalar>* out,
+                              Accum<Scalar>* norm2) {
+  using Real = Accum<Scalar>;
+  using Wide = WideLane<Scalar>;
+  using Single = SingleLane<Scalar>;
+  constexpr std::size_t unroll = 2, sums = std::size_t{Group} + 1;
+  typename Wide::Pack partial[unroll][sums];
+  for (auto& set : partial)
+    for (auto& sum : set) sum = Wide::broadcast(Real(0));
+  Index i = 0;
+  for (; i + Index{unroll} * Wide::size <= d; i += Index{unroll} * Wide::size)
+    for (std::size_t u = 0; u < unroll; ++u) {
+      const Index at = i + Index(u) * Wide::size;
+      const auto k = Wide::load(kt + at);
+      if constexpr (Norm) partial[u][Group] = Wide::add_product(partial[u][Group], k, k);
+      for (int j = 0; j < Group; ++j)
+        partial[u][j] = Wide::add_product(partial[u][j], k, Wide::load(X + j * stride + at));
+    }
+  Real total[sums];
+  for (std::size_t j = 0; j < sums; ++j) total[j] = Wide::sum(Wide::add(partial[0][j], partial[1][j]));
+  for (; i < d; ++i) {
+    const Real k = Single::load(kt + i);
+    if constexpr (Norm) total[Group] += k * k;
+    for (int j = 0; j < Group; ++j) total[j] += k * Single::load(X + j * stride + i);
+  }
+  for (int j = 0; j < Group; ++j) out[j] = total[j];
+  if constexpr (Norm) *norm2 = total[Group];
+}
+
+/// Y_j = X_j + p_j kt.
+template <int Group, class Scalar>
+EIGEN_STRONG_INLINE void add_outer(Index d, const Scalar* kt, const Accum<Scalar>* p, const Scalar* X,
+                                   Index stride_x, Scalar* Y, Index stride_y) {
+  sweep<Scalar>(d, [=]<class Lane>(Index i) {
+    const auto k = Lane::load(kt + i);
+    for (int j = 0; j < Group; ++j)
+      Lane::store(Y + j * stride_y + i,
+                  Lane::add_product(Lane::load(X + j * stride_x + i), k, Lane::broadcast(p[j])));
+  });
+}
+
+/// dX_j = G_j - q_j kt in place of G, and dkt (+)= G p - X q - w kt. With `Undo`, X holds Y and is first
+/// taken back: X_j = Y_j - p_j kt.
+template <int Group, bool First, bool Undo, class Scalar, class State>
+EIGEN_STRONG_INLINE void pull_back(Index d, const Scalar* kt, const Accum<Scalar>* p, const Accum<Scalar>* q,
+                                   Accum<Scalar> w, State* X, Index stride_x, Scalar* dX, Index stride_dx,
+                                   Scalar* dkt) {
+  sweep<Scalar>(d, [=]<class Lane>(Index i) {
+    const auto k = Lane::load(kt + i);
+    auto sum = First ? Lane::subtract_product(Lane::broadcast(Accum<Scalar>(0)), Lane::broadcast(w), k)
+                     : Lane::load(dkt + i);
+    for (int j = 0; j < Group; ++j) {
+      const auto pj = Lane::broadcast(p[j]), qj = Lane::broadcast(q[j]);
+      const auto gradient = Lane::load(dX + j * stride_dx + i);
+      auto state = Lane::load(X + j * stride_x + i);
+      if constexpr (Undo) {
+        state = Lane::subtract_product(state, k, pj);
+        Lane::store(X + j * stride_x + i, state);
+      }
+      sum = Lane::add_product(Lane::subtract_product(sum, state, qj), gradient, pj);
+      Lane::store(dX + j * stride_dx + i, Lane::subtract_product(gradient, k, qj));
+    }
+    Lane::store(dkt + i, sum);
+  });
+}
+
+/// Calls f(integral constant Group, first column) so that groups of at most four columns cover 0 .. m - 1: kt
+/// is read once for four columns, and any m runs at the speed of a fixed one.
+template <class F>
+EIGEN_STRONG_INLINE void for_groups(Index m, F&& f) {
+  Index j = 0;
+  for (; j + 4 <= m; j += 4) f(std::integral_constant<int, 4>{}, j);
+  if (m - j == 3) f(std::integral_constant<int, 3>{}, j);
+  if (m - j == 2) f(std::integral_constant<int, 2>{}, j);
+  if (m - j == 1) f(std::integral_constant<int, 1>{}, j);
+}
+
+}  // namespace detail
+
+/// Y = rewrite(X); Y may be X.
+///
+///   X, Y       d x (N m)
+///   edit       direction d x N and beta 1 x N in; scale, readout, correction out
+///   v          m x N
+///
+/// @throws std::invalid_argument if a shape does not fit.
+template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
+void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scalar, Rows>>& X,
+                     Edit<Scalar, Rows, Cols, Tokens>& edit,
+                     const std::type_identity_t<ConstBatchRef<Accum<Scalar>, Cols>>& v,
+                     std::type_identity_t<BatchRef<Scalar, Rows>> Y, double k_eps = default_k_eps,
+                     const E& executor = {}) {
+  using Real = Accum<Scalar>;
+  constexpr const char* where = "ddl::rewrite_forward";
+  const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
+  check_shape(where, "X", X, edit.direction.rows(), N * m);
+  check_shape(where, "Y", Y, d, N * m);
+  if (kind != Rewrite::additive) check_shape(where, "v", v, m, N);
+  for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
+    for (Index n = begin; n < end; ++n) {
+      const Scalar* kt = edit.direction.data() + n * d;
+      Real s(0);
+      if (kind == Rewrite::delta) {
+        Real norm2(0);
+        Real* u = edit.readout.data() + n * m;
+        detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
+          detail::dots<Group, true>(d, kt, X.data() + (n * m + j) * X.outerStride(), X.outerStride(), u + j,
+                                    &norm2);
+        });
+        s = direction_scale(edit.direction.col(n), norm2, Real(k_eps));
+        edit.readout.col(n) *= s;
+        edit.correction.col(n) = v.col(n) - edit.readout.col(n);
+      } else if (kind == Rewrite::write_only) {
+        s = direction_scale(edit.direction.col(n),
+                            Real(edit.direction.col(n).template cast<Real>().squaredNorm()), Real(k_eps));
+        edit.readout.col(n).setZero();
+        edit.correction.col(n) = v.col(n);
+      }
+      edit.scale(n) = s;
+      const Real step = s * edit.beta(n);
+      detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
+        Eigen::Array<Real, Group, 1> p;
+        p.setOnes();
+        if (kind != Rewrite::additive) p = step * edit.correction.col(n).template segment<Group>(j).array();
+        detail::add_outer<Group>(d, kt, p.data(), X.data() + (n * m + j) * X.outerStride(), X.outerStride(),
+                                 Y.data() + (n * m + j) * Y.outerStride(), Y.outerStride());
+      });
+    }
+  });
+}
+
+namespace detail {
+
+/// The backward pass, and with Undo the way back as well: see rewrite_backward and rewrite_backward_rewind.
+template <bool Undo, class Scalar, int Rows, int Cols, int Tokens, class States, Executor E>
+void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, Tokens>& edit,
+                      BatchRef<Scalar, Rows>& dX, EditGradient<Scalar, Rows, Cols, Tokens>& gradient,
+                      const E& executor) {
+  using Real = Accum<Scalar>;
+  constexpr const char* where = "ddl::rewrite_backward";
+  const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
+  check_shape(where, "X", X, edit.direction.rows(), N * m);
+  check_shape(where, "dX", dX, d, N * m);
+  gradient.resize(d, m, N);
+  for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
+    for (Index n = begin; n < end; ++n) {
+      const Scalar* kt = edit.direction.data() + n * d;
+      const Real s = edit.scale(n), beta = edit.beta(n);
+      auto g = gradient.value.col(n);  // g first, then dv = beta g
+      Real w(0);
+      if (kind == Rewrite::additive) {
+        g.setZero();
+        gradient.beta(n) = Real(0);
+      } else {
+        for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
+          dots<Group, false, Scalar>(d, kt, dX.data() + (n * m + j) * dX.outerStride(), dX.outerStride(),
+                                     gradient.value.data() + n * m + j, nullptr);
+        });
+        g *= s;
+        const Real gr = g.dot(edit.correction.col(n));
+        gradient.beta(n) = gr;
+        w = s * s * beta * (gr - g.dot(edit.readout.col(n)));
+      }
+      for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
+        Eigen::Array<Real, Group, 1> p, q;
+        p.setOnes();
+        q.setZero();
+        if (kind != Rewrite::additive)
+          p = s * beta * edit.correction.col(n).template segment<Group>(j).array();
+        if (kind == Rewrite::delta) q = s * beta * g.template segment<Group>(j).array();
+        auto* state = X.data() + (n * m + j) * X.outerStride();
+        Scalar* slope = dX.data() + (n * m + j) * dX.outerStride();
+        Scalar* dkt = gradient.direction.data() + n * d;
+        if (j == 0)
+          pull_back<Group, true, Undo>(d, kt, p.data(), q.data(), w, state, X.outerStride(), slope,
+                                       dX.outerStride(), dkt);
+        else
+          pull_back<Group, false, Undo>(d, kt, p.data(), q.data(), w, state, X.outerStride(), slope,
+                                        dX.outerStride(), dkt);
+      });
+      g *= beta;
+    }
+  });
+}
+
+}  // namespace detail
+
+/// The adjoint of rewrite_forward.
+///
+///   X          d x (N m), the states that went in
+///   dX         d x (N m): dL/dY on entry, dL/dX on return
+///   gradient   dL/dkt, dL/dv, dL/dbeta, assigned
+///
+/// @throws std::invalid_argument if a shape does not fit.
+template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
+void rewrite_backward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scalar, Rows>>& X,
+                      const Edit<Scalar, Rows, Cols, Tokens>& edit,
+                      std::type_identity_t<BatchRef<Scalar, Rows>> dX,
+                      EditGradient<Scalar, Rows, Cols, Tokens>& gradient, const E& executor = {}) {
+  detail::rewrite_backward<false>(kind, X, edit, dX, gradient, executor);
+}
+
+/// The same from the states that came out: X holds Y on entry and, as X = Y - beta k r^T, the states that
+/// went in on return.
+template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
+void rewrite_backward_rewind(Rewrite kind, std::type_identity_t<BatchRef<Scalar, Rows>> X,
+                             const Edit<Scalar, Rows, Cols, Tokens>& edit,
+                             std::type_identity_t<BatchRef<Scalar, Rows>> dX,
+                             EditGradient<Scalar, Rows, Cols, Tokens>& gradient, const E& executor = {}) {
+  detail::rewrite_backward<true>(kind, X, edit, dX, gradient, executor);
+}
+
+/// X = Y - beta k r^T in place of Y: the states that went into the rewrite that `edit` describes.
+template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
+void rewrite_rewind(Rewrite kind, const Edit<Scalar, Rows, Cols, Tokens>& edit,
+                    std::type_identity_t<BatchRef<Scalar, Rows>> X, const E& executor = {}) {
+  using Real = Accum<Scalar>;
+  const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
+  check_shape("ddl::rewrite_rewind", "X", X, edit.direction.rows(), N * m);
+  for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
+    for (Index n = begin; n < end; ++n) {
+      const Real step = edit.scale(n) * edit.beta(n);
+      detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
+        Eigen::Array<Real, Group, 1> p;
+        p.setConstant(Real(-1));
+        if (kind != Rewrite::additive) p = -step * edit.correction.col(n).template segment<Group>(j).array();
+        Scalar* state = X.data() + (n * m + j) * X.outerStride();
+        detail::add_outer<Group>(d, edit.direction.data() + n * d, p.data(), state, X.outerStride(), state,
+                                 X.outerStride());
+      });
+    }
+  });
+}
+
+}  // namespace ddl

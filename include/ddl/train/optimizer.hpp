@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MIT
+/// @file  SGD with momentum, AdamW, and clipping by the global norm. None of them knows any layer: each is a
+/// walk over the parameters, with moments that are values of the model's own type.
+#pragma once
+
+#include <cmath>
+
+#include "ddl/core/executor.hpp"
+#include "ddl/core/parameters.hpp"
+
+namespace ddl {
+
+namespace detail {
+
+/// Calls f(segments...) over pieces of the same bounds of any number of same-shaped parameters, as arrays.
+template <Executor E, class F, class First, class... Rest>
+void for_segments(const E& executor, const F& f, First& first, Rest&... rest) {
+  const auto segment = [](auto& p, Index begin, Index end) {
+    using P = std::remove_reference_t<decltype(p)>;
+    using Array = Eigen::Array<typename P::Scalar, Dynamic, 1>;
+    return Eigen::Map<std::conditional_t<std::is_const_v<P>, const Array, Array>>(p.data() + begin,
+                                                                                  end - begin);
+  };
+  for_ranges(executor, first.size(), Index(1) << 14,
+             [&](Index begin, Index end) { f(segment(first, begin, end), segment(rest, begin, end)...); });
+}
+
+}  // namespace detail
+
+/// The Euclidean norm over all parameters, summed in double.
+template <class Model, Executor E = Serial>
+double global_norm(const Model& model, const E& executor = {}) {
+  double sum = 0;
+  for_each_parameter(
+      [&](const ParameterPath&, const auto& p) {
+        using Array = Eigen::Array<typename std::remove_cvref_t<decltype(p)>::Scalar, Dynamic, 1>;
+        sum += sum_ranges(executor, p.size(), [&](Index begin, Index end) {
+          return Eigen::Map<const Array>(p.data() + begin, end - begin)
+              .template cast<double>()
+              .square()
+              .sum();
+        });
+      },
+      model);
+  return std::sqrt(sum);
+}
+
+/// Scales the gradient by max_norm / (norm + 1e-6) where that is below 1, as PyTorch does.
+/// @return the norm before. @throws std::invalid_argument unless max_norm is a number above 0.
+template <class Model, Executor E = Serial>
+double clip_global_norm(Model& gradient, double max_norm, const E& executor = {}) {
+  check_range("ddl::clip_global_norm", "max_norm", max_norm, max_norm > 0, "a number above 0");
+  const double norm = global_norm(gradient, executor);
+  const double scale = max_norm / (norm + 1e-6);
+  if (scale < 1)
+    for_each_parameter(
+        [&](const ParameterPath&, auto& p) {
+          using Scalar = typename std::remove_cvref_t<decltype(p)>::Scalar;
+          detail::for_segments(
+              executor, [&](auto x) { x *= static_cast<Scalar>(scale); }, p);
+        },
+        gradient);
+  return norm;
+}
+
+struct SgdSettings {
+  double learning_rate = 1e-2;
+  double momentum = 0;
+  double weight_decay = 0;  ///< decoupled, and not on vectors (biases, norms)
+};
+
+/// velocity = momentum velocity + gradient;  p -= learning_rate (velocity + weight_decay p).
+template <class Model>
+struct Sgd {
+  SgdSettings settings;
+  Model velocity;
+
+  /// @throws std::invalid_argument if a setting is out of range.
+  explicit Sgd(const Model& model, const SgdSettings& settings_ = {})
+      : settings(settings_), velocity(zeros_like(model)) {
+    constexpr const char* where = "ddl::Sgd";
+    check_range(where, "learning_rate", settings.learning_rate, settings.learning_rate >= 0,
+                "a number of at least 0");
+    check_range(where, "momentum", settings.momentum, settings.momentum >= 0 && settings.momentum < 1,
+                "in [0, 1)");
+    check_range(where, "weight_decay", settings.weight_decay, settings.weight_decay >= 0,
+                "a number of at least 0");
+  }
+
+  template <Executor E = Serial>
+  void step(Model& model, const Model& gradient, const E& executor = {}) {
+    for_each_parameter(
+        [&](const ParameterPath& path, auto& p, const auto& g, auto& v) {
+          using Scalar = typename std::remove_cvref_t<decltype(p)>::Scalar;
+          const auto momentum = static_cast<Scalar>(settings.momentum);
+          const auto rate = static_cast<Scalar>(settings.learning_rate);
+          const auto kept =
+              static_cast<Scalar>(path.is_vector() ? 1 : 1 - settings.learning_rate * settings.weight_decay);
+          detail::for_segments(
+              executor,
+              [&](auto ps, auto gs, auto vs) {
+                vs = momentum * vs + gs;
+                ps = kept * ps - rate * vs;
+              },
+              p, g, v);
+        },
+        model, gradient, velocity);
+  }
+};
+
+struct AdamWSettings {
+  double learning_rate = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 1e-2;  ///< decoupled, and not on vectors (biases, norms)
+};
+
+/// AdamW (Loshchilov and Hutter 2019), with PyTorch's order of operations:
+///
+///     p *= 1 - rate decay,  m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
+///     p -= rate / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+///
+/// A schedule sets settings.learning_rate before each step.
+template <class Model>
+struct AdamW {
+  AdamWSettings settings;
+  Model first_moment, second_moment;
+  Index steps = 0;
+
+  /// @throws std::invalid_argument if a setting is out of range.
+  explicit AdamW(const Model& model, const AdamWSettings& settings_ = {})
+      : settings(settings_), first_moment(zeros_like(model)), second_moment(first_moment) {
+    constexpr const char* where = "ddl::AdamW";
+    check_range(where, "learning_rate", settings.learning_rate, settings.learning_rate >= 0,
+                "a number of at least 0");
+    check_range(where, "beta1", settings.beta1, settings.beta1 >= 0 && settings.beta1 < 1, "in [0, 1)");
+    check_range(where, "beta2", settings.beta2, settings.beta2 >= 0 && settings.beta2 < 1, "in [0, 1)");
+    check_range(where, "eps", settings.eps, settings.eps > 0, "a number above 0");
+    check_range(where, "weight_decay", settings.weight_decay, settings.weight_decay >= 0,
+                "a number of at least 0");
+  }
+
+  template <Executor E = Serial>
+  void step(Model& model, const Model& gradient, const E& executor = {}) {
+    ++steps;
+    const double correction1 = 1 - std::pow(settings.beta1, static_cast<double>(steps));
+    const double correction2 = 1 - std::pow(settings.beta2, static_cast<double>(steps));
+    for_each_parameter(
+        [&](const ParameterPath& path, auto& p, const auto& g, auto& m, auto& v) {
+          using Scalar = typename std::remove_cvref_t<decltype(p)>::Scalar;
+          const auto b1 = static_cast<Scalar>(settings.beta1),
+                     rest1 = static_cast<Scalar>(1 - settings.beta1);
+          const auto b2 = static_cast<Scalar>(settings.beta2),
+                     rest2 = static_cast<Scalar>(1 - settings.beta2);
+          const auto rate = static_cast<Scalar>(settings.learning_rate / correction1);
+          const auto unbias = static_cast<Scalar>(1 / std::sqrt(correction2));
+          const auto eps = static_cast<Scalar>(settings.eps);
+          const auto kept =
+              static_cast<Scalar>(path.is_vector() ? 1 : 1 - settings.learning_rate * settings.weight_decay);
+          detail::for_segments(
+              executor,
+              [&](auto ps, auto gs, auto ms, auto vs) {
+                ms = b1 * ms + rest1 * gs;
+                vs = b2 * vs + rest2 * gs.square();
+                ps = kept * ps - rate * ms / (vs.sqrt() * unbias + eps);
+              },
+              p, g, m, v);
+        },
+        model, gradient, first_moment, second_moment);
+  }
+};
+
+}  // namespace ddl

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+/// @file  Learning-rate schedules: functions from the step, counted from 0, to the rate.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "ddl/core/check.hpp"
+
+namespace ddl {
+
+struct ConstantSchedule {
+  double learning_rate = 1e-3;
+  double operator()(Index) const noexcept { return learning_rate; }
+};
+
+struct WarmupCosineSettings {
+  double peak = 1e-3;
+  double floor = 0;  ///< the rate from the last step on
+  Index warmup = 0;  ///< steps of linear rise; the first step has peak / warmup
+  Index steps = 1;   ///< the steps of the whole run
+};
+
+/// A linear rise to the peak, then half a cosine down to the floor.
+class WarmupCosine {
+ public:
+  /// @throws std::invalid_argument if a setting is out of range.
+  explicit WarmupCosine(const WarmupCosineSettings& settings) : settings_(settings) {
+    constexpr const char* where = "ddl::WarmupCosine";
+    check_range(where, "peak", settings.peak, settings.peak >= 0, "a number of at least 0");
+    check_range(where, "floor", settings.floor, settings.floor >= 0 && settings.floor <= settings.peak,
+                "0 to the peak");
+    check_positive(where, "steps", settings.steps);
+    if (settings.warmup < 0 || settings.warmup > settings.steps)
+      fail(where, "warmup", std::to_string(settings.warmup),
+           "0 to " + std::to_string(settings.steps) + " steps");
+  }
+
+  const WarmupCosineSettings& settings() const noexcept { return settings_; }
+
+  double operator()(Index step) const noexcept {
+    const auto [peak, floor, warmup, steps] = settings_;
+    if (step < warmup) return peak * static_cast<double>(step + 1) / static_cast<double>(warmup);
+    const double done =
+        static_cast<double>(step - warmup) / static_cast<double>((std::max)(Index(1), steps - warmup));
+    return floor + (peak - floor) * 0.5 * (1 + std::cos(3.14159265358979323846 * (std::min)(1.0, done)));
+  }
+
+ private:
+  WarmupCosineSettings settings_;
+};
+
+}  // namespace ddl
