@@ -13,6 +13,8 @@
 /// "blocks.3.gate.out.weight".
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -22,8 +24,8 @@
 #include <variant>
 #include <vector>
 
+#include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
-#include "ddl/core/scalar.hpp"
 
 namespace ddl {
 
@@ -70,60 +72,120 @@ concept Part = requires {
 namespace detail {
 
 template <class T>
-inline constexpr bool is_vector_of_parts = false;
+inline constexpr bool is_std_vector = false;
 template <class T, class A>
-inline constexpr bool is_vector_of_parts<std::vector<T, A>> = true;
+inline constexpr bool is_std_vector<std::vector<T, A>> = true;
 template <class T>
-inline constexpr bool is_optional_part = false;
+inline constexpr bool is_std_optional = false;
 template <class T>
-inline constexpr bool is_optional_part<std::optional<T>> = true;
+inline constexpr bool is_std_optional<std::optional<T>> = true;
 template <class T>
-inline constexpr bool is_variant_of_parts = false;
+inline constexpr bool is_std_variant = false;
 template <class... T>
-inline constexpr bool is_variant_of_parts<std::variant<T...>> = true;
+inline constexpr bool is_std_variant<std::variant<T...>> = true;
 
-template <class F, class First, class... Rest>
-void walk(const ParameterPath& path, F& f, First& first, Rest&... rest) {
-  using T = std::remove_const_t<First>;
+template <class T>
+struct ScalarIn : ScalarIn<typename T::Scalar> {};
+template <class T>
+requires std::is_arithmetic_v<T> ||(!requires { typename T::Scalar; }) struct ScalarIn<T> {
+  using type = T;
+};
+
+inline constexpr std::size_t most_models = 8;
+
+/// The same part, or the same parameter's scalars, of a few models. How many there are is a number and not a
+/// type, so that the walk over a type of model is compiled once.
+template <class T>
+struct Counterparts {
+  std::array<T*, most_models> at{};
+  std::size_t count = 0;
+
+  template <class F>
+  bool all(const F& agrees) const {
+    return std::all_of(at.begin(), at.begin() + static_cast<std::ptrdiff_t>(count),
+                       [&](T* part) { return agrees(*part); });
+  }
+  /// The addresses that f gives for each.
+  template <class F>
+  auto map(const F& f) const {
+    Counterparts<std::remove_pointer_t<decltype(f(*at[0]))>> mapped;
+    mapped.count = count;
+    for (std::size_t i = 0; i < count; ++i) mapped.at[i] = f(*at[i]);
+    return mapped;
+  }
+};
+
+template <class Scalar>
+using ParameterVisitor = void (*)(void* context, const ParameterPath&, const Counterparts<Scalar>&,
+                                  Index rows, Index cols);
+
+[[noreturn]] inline void fail_walk(const char* what, const ParameterPath& path) {
+  throw std::invalid_argument(std::string("ddl::for_each_parameter: models differ in ") + what + " at '" +
+                              path.str() + "'");
+}
+
+template <class Scalar, class T>
+void walk(const ParameterPath& path, const Counterparts<T>& models, void* context,
+          ParameterVisitor<Scalar> visit) {
+  T& first = *models.at[0];
   if constexpr (Part<T>) {
     const auto walk_field = [&](const auto& field) {
-      walk(ParameterPath{&path, field.name, -1, field.rank}, f, first.*(field.member),
-           rest.*(field.member)...);
+      walk<Scalar>(ParameterPath{&path, field.name, -1, field.rank},
+                   models.map([&](T& model) { return &(model.*(field.member)); }), context, visit);
     };
     std::apply([&](const auto&... fields) { (walk_field(fields), ...); }, T::parameters());
-  } else if constexpr (is_vector_of_parts<T>) {
-    if (!((rest.size() == first.size()) && ...))
-      throw std::invalid_argument("ddl::for_each_parameter: models differ in depth at " + path.str());
+  } else if constexpr (is_std_vector<T>) {
+    if (!models.all([&](T& model) { return model.size() == first.size(); })) fail_walk("depth", path);
     for (std::size_t i = 0; i < first.size(); ++i)
-      walk(ParameterPath{&path, {}, static_cast<std::ptrdiff_t>(i), 2}, f, first[i], rest[i]...);
-  } else if constexpr (is_optional_part<T>) {
-    if (!((rest.has_value() == first.has_value()) && ...))
-      throw std::invalid_argument("ddl::for_each_parameter: models differ in having " + path.str());
-    if (first) walk(path, f, *first, *rest...);
-  } else if constexpr (is_variant_of_parts<T>) {
-    if (!((rest.index() == first.index()) && ...))
-      throw std::invalid_argument("ddl::for_each_parameter: models differ in kind at " + path.str());
+      walk<Scalar>(ParameterPath{&path, {}, static_cast<std::ptrdiff_t>(i), 2},
+                   models.map([&](T& model) { return &model[i]; }), context, visit);
+  } else if constexpr (is_std_optional<T>) {
+    if (!models.all([&](T& model) { return model.has_value() == first.has_value(); }))
+      fail_walk("what they have", path);
+    if (first) walk<Scalar>(path, models.map([](T& model) { return &*model; }), context, visit);
+  } else if constexpr (is_std_variant<T>) {
+    if (!models.all([&](T& model) { return model.index() == first.index(); })) fail_walk("kind", path);
     std::visit(
-        [&](auto& chosen) {
-          using Chosen = std::remove_cvref_t<decltype(chosen)>;
-          walk(path, f, chosen, std::get<Chosen>(rest)...);
+        [&]<class Chosen>(Chosen&) {
+          walk<Scalar>(path, models.map([](T& model) { return &std::get<Chosen>(model); }), context, visit);
         },
         first);
   } else {
-    if (first.size() == 0 && ((rest.size() == 0) && ...)) return;
-    if (!((rest.rows() == first.rows() && rest.cols() == first.cols()) && ...))
-      throw std::invalid_argument("ddl::for_each_parameter: models differ in the shape of " + path.str());
-    f(path, first, rest...);
+    if (!models.all([&](T& model) { return model.rows() == first.rows() && model.cols() == first.cols(); }))
+      fail_walk("shape", path);
+    if (first.size() > 0)
+      visit(context, path, models.map([](T& model) { return model.data(); }), first.rows(), first.cols());
   }
 }
 
 }  // namespace detail
 
 /// Calls f(path, parameter, rest's parameters...) for every non-empty parameter of `model`, in the order in
-/// which the parts list them. @throws std::invalid_argument if the models differ in depth or in a shape.
+/// which the parts list them. Parameters arrive as maps of rows x cols, column-major, const where their model
+/// is const.
+/// @throws std::invalid_argument if the models differ in depth, kind or a shape.
 template <class F, class Model, class... Rest>
 void for_each_parameter(F&& f, Model& model, Rest&... rest) {
-  detail::walk(ParameterPath{}, f, model, rest...);
+  using Plain = std::remove_const_t<Model>;
+  using Scalar = typename detail::ScalarIn<Plain>::type;
+  using Visitor = std::remove_reference_t<F>;
+  static_assert((std::is_same_v<Plain, std::remove_const_t<Rest>> && ...),
+                "ddl: a walk takes models of one type");
+  static_assert(1 + sizeof...(Rest) <= detail::most_models, "ddl: a walk takes at most 8 models");
+  const auto visit = [](void* context, const ParameterPath& path, const detail::Counterparts<Scalar>& scalars,
+                        Index rows, Index cols) {
+    std::size_t i = 0;
+    const auto map = [&]<class M>(std::type_identity<M>) {
+      using Mapped = std::conditional_t<std::is_const_v<M>, const Matrix<Scalar>, Matrix<Scalar>>;
+      return Eigen::Map<Mapped>(scalars.at[i++], rows, cols);
+    };
+    // Braces: maps are made in order.
+    std::tuple maps{map(std::type_identity<Model>{}), map(std::type_identity<Rest>{})...};
+    std::apply([&](auto&... parameters) { (*static_cast<Visitor*>(context))(path, parameters...); }, maps);
+  };
+  const detail::Counterparts<Plain> models{{const_cast<Plain*>(&model), const_cast<Plain*>(&rest)...},
+                                           1 + sizeof...(Rest)};
+  detail::walk<Scalar>(ParameterPath{}, models, const_cast<std::remove_const_t<Visitor>*>(&f), +visit);
 }
 
 /// A value of the model's type and shapes with every parameter zero: a gradient, a moment.

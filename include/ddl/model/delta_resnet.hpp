@@ -20,9 +20,23 @@ struct DeltaResNetSettings {
   BlockSettings block = {};
 };
 
-/// What a cache keeps of every layer. `training` keeps all; `inference` keeps one layer's worth, which every
-/// block uses in turn, and cannot be gone back through.
-enum class Memory { training, inference };
+/// What a cache keeps of every layer between the forward and the backward pass, in scalars per token:
+///
+///     training           the state (d m), the edit (d + 2 m + 2) and the sublayer's activations
+///     recompute          the state and the edit; activations are computed again
+///     rewind             the edit and the activations; states are taken back from the last one, X = Y - beta
+///     k r^T rewind_recompute   the edit inference          nothing: one layer's worth, which every block
+///     uses in turn; there is no way back
+///
+/// Gradients are the same in all four, but for rounding.
+enum class Memory { training, recompute, rewind, rewind_recompute, inference };
+
+constexpr bool stores_states(Memory memory) noexcept {
+  return memory == Memory::training || memory == Memory::recompute;
+}
+constexpr bool stores_activations(Memory memory) noexcept {
+  return memory == Memory::training || memory == Memory::rewind;
+}
 
 /// logits = head(norm(readout(X_depth))),  X_{l+1} = block_l(X_l),  X_0 = embedding(x) as d x m.
 ///
@@ -98,7 +112,16 @@ struct DeltaResNet {
   Index value_channels() const noexcept { return embedding.outputs() / width(); }
   Index depth() const noexcept { return static_cast<Index>(blocks.size()); }
 
-  /// A cache for passes over `samples` samples at once; passes over another number resize it.
+  /// What one more layer adds to a cache, in bytes per sample.
+  Index bytes_per_sample_and_layer(Memory memory) const {
+    if (blocks.empty() || memory == Memory::inference) return 0;
+    const Index state = stores_states(memory) ? width() * value_channels() : 0;
+    const Index activations = stores_activations(memory) ? blocks.front().activation_scalars() : 0;
+    return (state + blocks.front().edit_scalars() + activations) * static_cast<Index>(sizeof(Scalar));
+  }
+
+  /// A cache for passes over `samples` samples at once; passes over another number resize it. One for
+  /// inference is complete; one for training takes its memory in the first step.
   template <int Tokens = Dynamic>
   Cache<Tokens> make_cache(Index samples = Tokens == Dynamic ? 0 : Tokens,
                            Memory memory = Memory::training) const {
@@ -106,11 +129,12 @@ struct DeltaResNet {
     check_fixed("ddl::DeltaResNet::make_cache", "samples", samples, Tokens);
     Cache<Tokens> cache;
     cache.memory = memory;
-    const std::size_t kept = memory == Memory::training ? blocks.size() : blocks.empty() ? 0 : 1;
-    cache.states.resize(memory == Memory::training ? blocks.size() + 1 : 1);
-    cache.edits.resize(kept);
-    cache.activations.resize(kept);
+    const std::size_t layers = blocks.size(), one = (std::min)(layers, std::size_t{1});
+    cache.states.resize(state_count(memory));
+    cache.edits.resize(memory == Memory::inference ? one : layers);
+    cache.activations.resize(stores_activations(memory) ? layers : one);
     prepare(cache, samples);
+    if (memory == Memory::inference) forward(Matrix<Scalar>::Zero(inputs(), samples), cache);
     return cache;
   }
 
@@ -130,6 +154,14 @@ struct DeltaResNet {
                  executor);
     head.forward(cache.features, cache.logits, executor);
     return cache.logits;
+  }
+
+  /// forward for real-time use: never throws and never allocates. The cache comes from make_cache(samples,
+  /// Memory::inference), x is inputs x samples; that is asserted, not checked.
+  template <int Tokens>
+  const Matrix<Scalar, Dynamic, Tokens>& infer(const Input& x, Cache<Tokens>& cache) const noexcept {
+    eigen_assert(x.rows() == inputs() && x.cols() == cache.logits.cols());
+    return forward(x, cache);
   }
 
   /// Adds the gradients of all parameters to `gradient`. `dlogits`: dL/dlogits, outputs x N. The cache of the
@@ -156,14 +188,21 @@ struct DeltaResNet {
                      executor);
     for (std::size_t l = blocks.size(); l-- > 0;) {
       const auto& block = blocks[l];
-      rewrite_backward(block.rewrite, cache.states[l], cache.edits[l], dX, cache.workspace.edit, executor);
-      block.backward_parts(cache.states[l], cache.edits[l], cache.activations[l], dX, gradient.blocks[l],
-                           cache.workspace, executor);
+      auto& X = kept(cache.states, l);
+      auto& edit = cache.edits[l];
+      auto& activations = kept(cache.activations, l);
+      if (stores_states(cache.memory))
+        rewrite_backward(block.rewrite, X, edit, dX, cache.workspace.edit, executor);
+      else
+        rewrite_backward_rewind(block.rewrite, X, edit, dX, cache.workspace.edit, executor);
+      if (!stores_activations(cache.memory)) block.run_parts(X, edit, activations, executor);
+      block.backward_parts(X, edit, activations, dX, gradient.blocks[l], cache.workspace, executor);
     }
     embedding.backward_parameters(x, flat(dX), gradient.embedding, executor);
   }
 
  private:
+  std::size_t state_count(Memory memory) const { return stores_states(memory) ? blocks.size() + 1 : 1; }
   /// Layer l's entry, or the one that all layers share.
   template <class T>
   static T& kept(std::vector<T>& entries, std::size_t l) {
@@ -183,7 +222,7 @@ struct DeltaResNet {
   }
   template <int Tokens>
   void check_cache(const char* where, const Cache<Tokens>& cache) const {
-    const std::size_t wanted = cache.memory == Memory::training ? blocks.size() + 1 : 1;
+    const std::size_t wanted = state_count(cache.memory);
     if (cache.states.size() != wanted)
       fail(where, "the cache", "for " + std::to_string(cache.states.size()) + " states",
            "one from make_cache, for " + std::to_string(wanted));

@@ -28,92 +28,92 @@ Real sigmoid(const Real& x) {
 
 namespace detail {
 
+/// Activations work on blocks of at most 256 entries, which stay in the first-level cache between their few
+/// steps.
+inline constexpr Index block_size = 256;
+template <class Real>
+using Block = Eigen::Array<Real, Dynamic, 1, Eigen::ColMajor, block_size, 1>;
+
 /// Phi(x), the normal distribution function.
-template <class X>
-auto normal_cdf(const X& x) {
-  using Real = typename X::Scalar;
-  return x.unaryExpr([](const Real& t) {
-    using std::erfc;
-    return Real(0.5) * erfc(-t * Real(0.70710678118654752440));
-  });
+template <class Real>
+Block<Real> normal_cdf(const Block<Real>& x) {
+  if constexpr (std::is_same_v<Real, float>) {
+    // erf by its rational approximation on [-4, 4] (that of Eigen's SpecialFunctions; within 2 ulp of 1),
+    // which vectorises where a call to libm does not.
+    constexpr float p[] = {-2.72614225801306e-10f, 2.77068142495902e-08f,  -2.10102402082508e-06f,
+                           -5.69250639462346e-05f, -7.34990630326855e-04f, -2.95459980854025e-03f,
+                           -1.60960333262415e-02f};
+    constexpr float q[] = {-1.45660718464996e-05f, -2.13374055278905e-04f, -1.68282697438203e-03f,
+                           -7.37332916720468e-03f, -1.42647390514189e-02f};
+    const Block<Real> t = (x * 0.70710678118654752f).max(-4.f).min(4.f), square = t * t;
+    const auto polynomial = [&](const auto& coefficients) {
+      Block<Real> sum = Block<Real>::Constant(x.size(), coefficients[0]);
+      for (std::size_t i = 1; i < std::size(coefficients); ++i) sum = sum * square + coefficients[i];
+      return sum;
+    };
+    return t * polynomial(p) / polynomial(q) * 0.5f + 0.5f;
+  } else {
+    return x.unaryExpr([](const Real& t) {
+      using std::erfc;
+      return Real(Real(0.5) * erfc(-t * Real(0.70710678118654752440)));
+    });
+  }
 }
 
-/// In float, erf by its rational approximation on [-4, 4] (as in Eigen's SpecialFunctions, after Cephes;
-/// within 2 ulp of 1), which vectorises where a call to libm does not.
-template <class X>
-requires std::is_same_v<typename X::Scalar, float> Eigen::Array<float, Dynamic, 1, 0, 256, 1> normal_cdf(
-    const X& x) {
-  using Block = Eigen::Array<float, Dynamic, 1, 0, 256, 1>;
-  const Block t = (x * 0.70710678118654752f).max(-4.f).min(4.f);
-  const Block t2 = t * t;
-  Block p = t2 * -2.72614225801306e-10f + 2.77068142495902e-08f;
-  p = p * t2 - 2.10102402082508e-06f;
-  p = p * t2 - 5.69250639462346e-05f;
-  p = p * t2 - 7.34990630326855e-04f;
-  p = p * t2 - 2.95459980854025e-03f;
-  p = p * t2 - 1.60960333262415e-02f;
-  Block q = t2 * -1.45660718464996e-05f - 2.13374055278905e-04f;
-  q = q * t2 - 1.68282697438203e-03f;
-  q = q * t2 - 7.37332916720468e-03f;
-  q = q * t2 - 1.42647390514189e-02f;
-  return 0.5f + 0.5f * t * p / q;
+template <class Real>
+Block<Real> logistic(const Block<Real>& x) {
+  return ((-x).exp() + Real(1)).inverse();
 }
 
-template <class X, class Y>
-void activate(Activation kind, const X& x, Y&& y) {
-  using Real = typename X::Scalar;
+/// f(x).
+template <class Real>
+Block<Real> activated(Activation kind, const Block<Real>& x) {
   switch (kind) {
     case Activation::gelu:
-      y = x * normal_cdf(x);
-      break;
+      return x * normal_cdf(x);
     case Activation::silu:
-      y = x / (Real(1) + (-x).exp());
-      break;
+      return x * logistic(x);
     case Activation::tanh:
-      y = x.tanh();
-      break;
-    case Activation::relu:
-      y = x.max(Real(0));
-      break;
+      return x.tanh();
     case Activation::sigmoid:
-      y = Real(1) / (Real(1) + (-x).exp());
-      break;
+      return logistic(x);
+    default:
+      return x.max(Real(0));
   }
 }
 
-template <class X, class DY, class DX>
-void activate_backward(Activation kind, const X& x, const DY& dy, DX&& dx) {
-  using Real = typename X::Scalar;
-  using Block = Eigen::Array<Real, Dynamic, 1, 0, 256, 1>;
+/// f'(x).
+template <class Real>
+Block<Real> activation_slope(Activation kind, const Block<Real>& x) {
+  const auto one_less = [](const Block<Real>& y) -> Block<Real> { return Real(1) - y; };
   switch (kind) {
-    case Activation::gelu:
-      dx = dy * (normal_cdf(x) + x * (x.square() * Real(-0.5)).exp() * Real(0.39894228040143267794));
-      break;
+    case Activation::gelu: {
+      const Block<Real> density = (x * x * Real(-0.5)).exp() * Real(0.39894228040143267794);
+      return x * density + normal_cdf(x);
+    }
     case Activation::silu: {
-      const Block s = Real(1) / (Real(1) + (-x).exp());
-      dx = dy * s * (Real(1) + x * (Real(1) - s));
-      break;
+      const Block<Real> s = logistic(x);
+      return x * s * one_less(s) + s;
     }
-    case Activation::tanh:
-      dx = dy * (Real(1) - x.tanh().square());
-      break;
-    case Activation::relu:
-      dx = (x > Real(0)).select(dy, Real(0));
-      break;
+    case Activation::tanh: {
+      const Block<Real> y = x.tanh();
+      return one_less(y * y);
+    }
     case Activation::sigmoid: {
-      const Block s = Real(1) / (Real(1) + (-x).exp());
-      dx = dy * s * (Real(1) - s);
-      break;
+      const Block<Real> s = logistic(x);
+      return s * one_less(s);
     }
+    default:
+      return x.unaryExpr([](const Real& t) { return t > Real(0) ? Real(1) : Real(0); });
   }
 }
 
-/// Calls f(column, first row, rows) over pieces of at most 256 rows, the size of the blocks above.
+/// Calls f(column, first row, rows) over blocks.
 template <Executor E, class F>
 void for_blocks(const E& executor, Index rows, Index cols, const F& f) {
   for_ranges(executor, cols, columns_per_piece(rows), [&](Index begin, Index end) {
     for (Index n = begin; n < end; ++n)
-      for (Index i = 0; i < rows; i += 256) f(n, i, (std::min)(Index(256), rows - i));
+      for (Index i = 0; i < rows; i += block_size) f(n, i, (std::min)(block_size, rows - i));
   });
 }
 
@@ -124,7 +124,7 @@ template <class X, class Y, Executor E = Serial>
 void activate(Activation kind, const Eigen::MatrixBase<X>& x, Eigen::MatrixBase<Y>& y,
               const E& executor = {}) {
   detail::for_blocks(executor, x.rows(), x.cols(), [&](Index n, Index i, Index rows) {
-    detail::activate(kind, x.col(n).segment(i, rows).array(), y.col(n).segment(i, rows).array());
+    column(y, n, i, rows) = detail::activated<typename X::Scalar>(kind, column(x.derived(), n, i, rows));
   });
 }
 
@@ -133,8 +133,8 @@ template <class X, class DY, class DX, Executor E = Serial>
 void activate_backward(Activation kind, const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<DY>& dy,
                        Eigen::MatrixBase<DX>& dx, const E& executor = {}) {
   detail::for_blocks(executor, x.rows(), x.cols(), [&](Index n, Index i, Index rows) {
-    detail::activate_backward(kind, x.col(n).segment(i, rows).array(), dy.col(n).segment(i, rows).array(),
-                              dx.col(n).segment(i, rows).array());
+    column(dx, n, i, rows) = column(dy.derived(), n, i, rows) * detail::activation_slope<typename X::Scalar>(
+                                                                    kind, column(x.derived(), n, i, rows));
   });
 }
 

@@ -57,6 +57,9 @@ struct Mlp {
     last = {hidden, out, random};
   }
 
+  /// What a cache keeps, in scalars per sample.
+  Index cache_scalars() const { return 2 * first.outputs() * (1 + static_cast<Index>(middle.size())); }
+
   template <int Tokens, Executor E = Serial>
   void forward(const Input& x, BatchRef<Scalar, Out> y, Cache<Tokens>& cache, const E& executor = {}) const {
     cache.middle.resize(middle.size());

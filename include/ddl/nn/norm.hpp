@@ -39,15 +39,18 @@ struct RmsNorm {
     weight.setOnes(width);
   }
 
+  /// What a cache keeps, in scalars per sample.
+  Index cache_scalars() const { return 1; }
+
   template <int Tokens, Executor E = Serial>
   void forward(const Input& x, BatchRef<Scalar, Rows> y, Cache<Tokens>& cache, const E& executor = {}) const {
     cache.scale.resize(1, x.cols());
     for_ranges(executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
       using std::sqrt;
       for (Index n = begin; n < end; ++n) {
-        const Scalar s = Scalar(1) / sqrt(x.col(n).squaredNorm() / Scalar(x.rows()) + Scalar(eps));
+        const Scalar s = Scalar(1) / sqrt(column(x, n).square().sum() / Scalar(x.rows()) + Scalar(eps));
         cache.scale(n) = s;
-        y.col(n).array() = x.col(n).array() * weight.array() * s;
+        column(y, n) = column(x, n) * column(weight, 0) * s;
       }
     });
   }
@@ -58,16 +61,15 @@ struct RmsNorm {
                 RmsNorm& gradient, const E& executor = {}) const {
     for_ranges(executor, x.rows(), 64, [&](Index begin, Index end) {
       for (Index n = 0; n < x.cols(); ++n)
-        gradient.weight.segment(begin, end - begin).array() += cache.scale(n) *
-                                                               x.col(n).segment(begin, end - begin).array() *
-                                                               dy.col(n).segment(begin, end - begin).array();
+        column(gradient.weight, 0, begin, end - begin) +=
+            cache.scale(n) * column(x, n, begin, end - begin) * column(dy, n, begin, end - begin);
     });
     for_ranges(executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
+      const auto w = column(weight, 0);
       for (Index n = begin; n < end; ++n) {
         const Scalar s = cache.scale(n);
-        const Scalar hx = (weight.array() * dy.col(n).array() * x.col(n).array()).sum();
-        dx.col(n).array() =
-            s * weight.array() * dy.col(n).array() - (s * s * s * hx / Scalar(x.rows())) * x.col(n).array();
+        const Scalar hx = (w * column(dy, n) * column(x, n)).sum();
+        column(dx, n) = s * w * column(dy, n) - (s * s * s * hx / Scalar(x.rows())) * column(x, n);
       }
     });
   }
@@ -85,6 +87,8 @@ struct NoNorm {
 
   NoNorm() = default;
   explicit NoNorm(Index, double = 0) {}
+
+  Index cache_scalars() const { return 0; }
 
   template <int Tokens, Executor E = Serial>
   void forward(const Input& x, BatchRef<Scalar, Rows> y, Cache<Tokens>&, const E& = {}) const {

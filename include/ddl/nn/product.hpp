@@ -33,52 +33,58 @@ class PackingBuffers : public Eigen::internal::level3_blocking<Scalar, Scalar> {
   }
 };
 
-/// C += A B for one tile: A rows x depth, B depth x cols, C rows x cols and column-major.
-template <class Scalar, int OrderA, int OrderB>
-void add_tile(Index rows, Index cols, Index depth, const Scalar* a, Index stride_a, const Scalar* b,
-              Index stride_b, Scalar* c, Index stride_c) {
-  using Stride = Eigen::OuterStride<>;
-  using A = Eigen::Matrix<Scalar, Dynamic, Dynamic, OrderA>;
-  using B = Eigen::Matrix<Scalar, Dynamic, Dynamic, OrderB>;
-  if constexpr (std::is_floating_point_v<Scalar>) {
-    if (cols == 1 && OrderB == Eigen::ColMajor) {
-      Eigen::Map<Vector<Scalar>>(c, rows).noalias() +=
-          Eigen::Map<const A, 0, Stride>(a, rows, depth, Stride(stride_a)) *
-          Eigen::Map<const Vector<Scalar>>(b, depth);
-    } else if (rows == 1 && stride_c == 1 && OrderA == Eigen::RowMajor) {
-      Eigen::Map<Vector<Scalar>>(c, cols).noalias() +=
-          Eigen::Map<const B, 0, Stride>(b, depth, cols, Stride(stride_b)).transpose() *
-          Eigen::Map<const Vector<Scalar>>(a, depth);
-    } else {
-      PackingBuffers<Scalar> buffers(rows, cols, depth);
-      Eigen::internal::general_matrix_matrix_product<Index, Scalar, OrderA, false, Scalar, OrderB, false,
-                                                     Eigen::ColMajor, 1>::run(rows, cols, depth, a, stride_a,
-                                                                              b, stride_b, c, 1, stride_c,
-                                                                              Scalar(1), buffers, nullptr);
-    }
-  } else {
-    Eigen::Map<Matrix<Scalar>, 0, Stride>(c, rows, cols, Stride(stride_c)) +=
-        Eigen::Map<const A, 0, Stride>(a, rows, depth, Stride(stride_a))
-            .lazyProduct(Eigen::Map<const B, 0, Stride>(b, depth, cols, Stride(stride_b)));
+/// A matrix as these products see it, whatever its type was.
+template <class Scalar>
+struct View {
+  Scalar* data;
+  Index rows, cols, stride;
+  bool row_major;  ///< a transpose; a single row counts as column-major
+
+  template <class Derived>
+  explicit View(Derived& x)
+      : data(x.data()),
+        rows(x.rows()),
+        cols(x.cols()),
+        stride(int(Derived::RowsAtCompileTime) == 1 && Derived::IsRowMajor ? 1 : x.outerStride()),
+        row_major(Derived::IsRowMajor && int(Derived::RowsAtCompileTime) != 1) {
+    static_assert(bool(Derived::Flags & Eigen::DirectAccessBit),
+                  "ddl: a product takes matrices, maps and blocks");
   }
+  Scalar* at(Index i, Index j) const { return data + (row_major ? i * stride + j : i + j * stride); }
+};
+
+/// C += A B by Eigen's blocked kernel (or BLAS, with EIGEN_USE_BLAS).
+template <int OrderA, int OrderB, class Scalar>
+void add_blocked(Index rows, Index cols, Index depth, const Scalar* a, Index stride_a, const Scalar* b,
+                 Index stride_b, Scalar* c, Index stride_c) {
+  PackingBuffers<Scalar> buffers(rows, cols, depth);
+  Eigen::internal::general_matrix_matrix_product<Index, Scalar, OrderA, false, Scalar, OrderB, false,
+                                                 Eigen::ColMajor, 1>::run(rows, cols, depth, a, stride_a, b,
+                                                                          stride_b, c, 1, stride_c, Scalar(1),
+                                                                          buffers, nullptr);
 }
 
-/// For each tile of C: start(tile's first row, first column, rows, columns), then C += A B.
-template <class A, class B, class C, class Start, Executor E>
-void multiply(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, Eigen::MatrixBase<C>& c,
-              const Start& start, const E& executor) {
-  using Scalar = typename C::Scalar;
-  static_assert(bool(A::Flags & Eigen::DirectAccessBit) && bool(B::Flags & Eigen::DirectAccessBit) &&
-                    bool(C::Flags & Eigen::DirectAccessBit),
-                "ddl: matrix products take matrices, maps and blocks");
-  static_assert(!C::IsRowMajor || int(C::RowsAtCompileTime) == 1,
-                "ddl: a product's destination is column-major");
-  constexpr int order_a = A::IsRowMajor ? Eigen::RowMajor : Eigen::ColMajor;
-  constexpr int order_b = B::IsRowMajor ? Eigen::RowMajor : Eigen::ColMajor;
-  const Index rows = c.rows(), cols = c.cols(), depth = a.cols();
-  eigen_assert(a.rows() == rows && b.cols() == cols && b.rows() == depth);
-  const Index stride_a = a.derived().outerStride(), stride_b = b.derived().outerStride();
-  const Index stride_c = C::IsRowMajor ? 1 : c.derived().outerStride();
+/// y += A x, or y += A^T x for a row-major A.
+template <class Scalar>
+void add_times_vector(const View<const Scalar>& a, Index rows, Index cols, const Scalar* x, Scalar* y) {
+  using Stride = Eigen::OuterStride<>;
+  const Eigen::Map<const Vector<Scalar>> in(x, cols);
+  Eigen::Map<Vector<Scalar>> out(y, rows);
+  if (a.row_major)
+    out.noalias() +=
+        Eigen::Map<const Matrix<Scalar>, 0, Stride>(a.data, cols, rows, Stride(a.stride)).transpose() * in;
+  else
+    out.noalias() += Eigen::Map<const Matrix<Scalar>, 0, Stride>(a.data, rows, cols, Stride(a.stride)) * in;
+}
+
+/// What stands in C before A B is added.
+enum class Start { keep, zero, bias };
+
+template <class Scalar, Executor E>
+void multiply(const View<const Scalar>& a, const View<const Scalar>& b, const View<Scalar>& c, Start start,
+              const Scalar* bias, const E& executor) {
+  const Index rows = c.rows, cols = c.cols, depth = a.cols;
+  eigen_assert(a.rows == rows && b.cols == cols && b.rows == depth && !c.row_major);
   // Weight gradients are small and deep, activations are long: halve a tile that would be the only one.
   const Index height =
       rows > tile_rows / 2 && rows <= tile_rows && cols <= tile_cols ? tile_rows / 2 : tile_rows;
@@ -86,44 +92,67 @@ void multiply(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, Eige
   const Index down = (rows + height - 1) / height, across = (cols + width - 1) / width;
   executor.for_each(down * across, [&](Index tile) {
     const Index i = tile % down * height, j = tile / down * width;
-    const Index tile_height = (std::min)(height, rows - i), tile_width = (std::min)(width, cols - j);
-    start(i, j, tile_height, tile_width);
-    add_tile<Scalar, order_a, order_b>(tile_height, tile_width, depth,
-                                       a.derived().data() + (A::IsRowMajor ? i * stride_a : i), stride_a,
-                                       b.derived().data() + (B::IsRowMajor ? j : j * stride_b), stride_b,
-                                       c.derived().data() + i + j * stride_c, stride_c);
+    const Index m = (std::min)(height, rows - i), n = (std::min)(width, cols - j);
+    const Scalar *tile_a = a.at(i, 0), *tile_b = b.at(0, j);
+    Scalar* tile_c = c.at(i, j);
+    for (Index col = 0; col < n && start != Start::keep; ++col) {
+      Scalar* to = tile_c + col * c.stride;
+      if (start == Start::zero)
+        std::fill_n(to, m, Scalar(0));
+      else
+        std::copy_n(bias + i, m, to);
+    }
+    if (n == 1 && !b.row_major) {
+      View<const Scalar> panel = a;
+      panel.data = tile_a;
+      add_times_vector(panel, m, depth, tile_b, tile_c);
+    } else if (rows == 1 && c.stride == 1 && a.stride == 1) {
+      View<const Scalar> panel = b;  // (a B)^T = B^T a^T
+      panel.data = tile_b;
+      panel.row_major = !b.row_major;
+      add_times_vector(panel, n, depth, tile_a, tile_c);
+    } else if (a.row_major) {
+      eigen_assert(!b.row_major);
+      add_blocked<Eigen::RowMajor, Eigen::ColMajor>(m, n, depth, tile_a, a.stride, tile_b, b.stride, tile_c,
+                                                    c.stride);
+    } else if (b.row_major) {
+      add_blocked<Eigen::ColMajor, Eigen::RowMajor>(m, n, depth, tile_a, a.stride, tile_b, b.stride, tile_c,
+                                                    c.stride);
+    } else {
+      add_blocked<Eigen::ColMajor, Eigen::ColMajor>(m, n, depth, tile_a, a.stride, tile_b, b.stride, tile_c,
+                                                    c.stride);
+    }
   });
 }
 
 }  // namespace detail
 
-/// C = A B.
+/// C = A B, where one of A and B may be a transpose and C is column-major.
 template <class A, class B, class C, Executor E>
 void product(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, Eigen::MatrixBase<C>& c,
              const E& executor) {
-  detail::multiply(
-      a, b, c, [&](Index i, Index j, Index rows, Index cols) { c.block(i, j, rows, cols).setZero(); },
-      executor);
+  using Scalar = typename C::Scalar;
+  detail::multiply<Scalar>(detail::View<const Scalar>(a.derived()), detail::View<const Scalar>(b.derived()),
+                           detail::View<Scalar>(c.derived()), detail::Start::zero, nullptr, executor);
 }
 
 /// C += A B.
 template <class A, class B, class C, Executor E>
 void add_product(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, Eigen::MatrixBase<C>& c,
                  const E& executor) {
-  detail::multiply(
-      a, b, c, [](Index, Index, Index, Index) {}, executor);
+  using Scalar = typename C::Scalar;
+  detail::multiply<Scalar>(detail::View<const Scalar>(a.derived()), detail::View<const Scalar>(b.derived()),
+                           detail::View<Scalar>(c.derived()), detail::Start::keep, nullptr, executor);
 }
 
-/// C = A B + bias 1^T.
+/// C = A B + bias 1^T; the bias is a contiguous vector.
 template <class A, class B, class Bias, class C, Executor E>
 void affine(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, const Eigen::MatrixBase<Bias>& bias,
             Eigen::MatrixBase<C>& c, const E& executor) {
-  detail::multiply(
-      a, b, c,
-      [&](Index i, Index j, Index rows, Index cols) {
-        c.block(i, j, rows, cols).colwise() = bias.segment(i, rows);
-      },
-      executor);
+  using Scalar = typename C::Scalar;
+  detail::multiply<Scalar>(detail::View<const Scalar>(a.derived()), detail::View<const Scalar>(b.derived()),
+                           detail::View<Scalar>(c.derived()), detail::Start::bias, bias.derived().data(),
+                           executor);
 }
 
 /// sum += X 1, over all columns.
@@ -131,7 +160,7 @@ template <class X, class Sum, Executor E>
 void add_row_sums(const Eigen::MatrixBase<X>& x, Eigen::MatrixBase<Sum>& sum, const E& executor) {
   for_ranges(executor, x.rows(), 64, [&](Index begin, Index end) {
     for (Index n = 0; n < x.cols(); ++n)
-      sum.segment(begin, end - begin) += x.col(n).segment(begin, end - begin);
+      column(sum, 0, begin, end - begin) += column(x.derived(), n, begin, end - begin);
   });
 }
 

@@ -126,8 +126,8 @@ EIGEN_STRONG_INLINE void sweep(Index d, F&& f) {
 /// out[j] = kt . X_j for `Group` columns, and *norm2 = |kt|^2 if asked for. Two sets of running sums, as one
 /// would wait for the latency of its own additions.
 template <int Group, bool Norm, class Scalar>
-EIGEN_STRONG_INLINE void dots(Index d, const Scalar* kt, const Scalar* X, Index stride, Accum<Scalar>* out,
-                              Accum<Scalar>* norm2) {
+void dots(Index d, const Scalar* kt, const Scalar* X, Index stride, Accum<Scalar>* out,
+          Accum<Scalar>* norm2) {
   using Real = Accum<Scalar>;
   using Wide = WideLane<Scalar>;
   using Single = SingleLane<Scalar>;
@@ -155,10 +155,14 @@ EIGEN_STRONG_INLINE void dots(Index d, const Scalar* kt, const Scalar* X, Index 
   if constexpr (Norm) *norm2 = total[Group];
 }
 
+/// One number for each column of a group.
+template <int Group, class Real>
+using Coefficients = Eigen::Array<Real, Group, 1>;
+
 /// Y_j = X_j + p_j kt.
 template <int Group, class Scalar>
-EIGEN_STRONG_INLINE void add_outer(Index d, const Scalar* kt, const Accum<Scalar>* p, const Scalar* X,
-                                   Index stride_x, Scalar* Y, Index stride_y) {
+void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p, const Scalar* X,
+               Index stride_x, Scalar* Y, Index stride_y) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
     const auto k = Lane::load(kt + i);
     for (int j = 0; j < Group; ++j)
@@ -167,15 +171,15 @@ EIGEN_STRONG_INLINE void add_outer(Index d, const Scalar* kt, const Accum<Scalar
   });
 }
 
-/// dX_j = G_j - q_j kt in place of G, and dkt (+)= G p - X q - w kt. With `Undo`, X holds Y and is first
-/// taken back: X_j = Y_j - p_j kt.
-template <int Group, bool First, bool Undo, class Scalar, class State>
-EIGEN_STRONG_INLINE void pull_back(Index d, const Scalar* kt, const Accum<Scalar>* p, const Accum<Scalar>* q,
-                                   Accum<Scalar> w, State* X, Index stride_x, Scalar* dX, Index stride_dx,
-                                   Scalar* dkt) {
+/// dX_j = G_j - q_j kt in place of G, and dkt = G p - X q - w kt, or dkt += for all groups of columns but the
+/// `first`. With `Undo`, X holds Y and is first taken back: X_j = Y_j - p_j kt.
+template <int Group, bool Undo, class Scalar, class State>
+void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p,
+               const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> w, bool first, State* X,
+               Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
     const auto k = Lane::load(kt + i);
-    auto sum = First ? Lane::subtract_product(Lane::broadcast(Accum<Scalar>(0)), Lane::broadcast(w), k)
+    auto sum = first ? Lane::subtract_product(Lane::broadcast(Accum<Scalar>(0)), Lane::broadcast(w), k)
                      : Lane::load(dkt + i);
     for (int j = 0; j < Group; ++j) {
       const auto pj = Lane::broadcast(p[j]), qj = Lane::broadcast(q[j]);
@@ -198,8 +202,7 @@ template <class F>
 EIGEN_STRONG_INLINE void for_groups(Index m, F&& f) {
   Index j = 0;
   for (; j + 4 <= m; j += 4) f(std::integral_constant<int, 4>{}, j);
-  if (m - j == 3) f(std::integral_constant<int, 3>{}, j);
-  if (m - j == 2) f(std::integral_constant<int, 2>{}, j);
+  if (m - j >= 2) f(std::integral_constant<int, 2>{}, j), j += 2;
   if (m - j == 1) f(std::integral_constant<int, 1>{}, j);
 }
 
@@ -247,10 +250,10 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
       edit.scale(n) = s;
       const Real step = s * edit.beta(n);
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-        Eigen::Array<Real, Group, 1> p;
+        detail::Coefficients<Group, Real> p;
         p.setOnes();
         if (kind != Rewrite::additive) p = step * edit.correction.col(n).template segment<Group>(j).array();
-        detail::add_outer<Group>(d, kt, p.data(), X.data() + (n * m + j) * X.outerStride(), X.outerStride(),
+        detail::add_outer<Group>(d, kt, p, X.data() + (n * m + j) * X.outerStride(), X.outerStride(),
                                  Y.data() + (n * m + j) * Y.outerStride(), Y.outerStride());
       });
     }
@@ -290,7 +293,7 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
         w = s * s * beta * (gr - g.dot(edit.readout.col(n)));
       }
       for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-        Eigen::Array<Real, Group, 1> p, q;
+        detail::Coefficients<Group, Real> p, q;
         p.setOnes();
         q.setZero();
         if (kind != Rewrite::additive)
@@ -299,12 +302,7 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
         auto* state = X.data() + (n * m + j) * X.outerStride();
         Scalar* slope = dX.data() + (n * m + j) * dX.outerStride();
         Scalar* dkt = gradient.direction.data() + n * d;
-        if (j == 0)
-          pull_back<Group, true, Undo>(d, kt, p.data(), q.data(), w, state, X.outerStride(), slope,
-                                       dX.outerStride(), dkt);
-        else
-          pull_back<Group, false, Undo>(d, kt, p.data(), q.data(), w, state, X.outerStride(), slope,
-                                        dX.outerStride(), dkt);
+        pull_back<Group, Undo>(d, kt, p, q, w, j == 0, state, X.outerStride(), slope, dX.outerStride(), dkt);
       });
       g *= beta;
     }
@@ -349,11 +347,11 @@ void rewrite_rewind(Rewrite kind, const Edit<Scalar, Rows, Cols, Tokens>& edit,
     for (Index n = begin; n < end; ++n) {
       const Real step = edit.scale(n) * edit.beta(n);
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-        Eigen::Array<Real, Group, 1> p;
+        detail::Coefficients<Group, Real> p;
         p.setConstant(Real(-1));
         if (kind != Rewrite::additive) p = -step * edit.correction.col(n).template segment<Group>(j).array();
         Scalar* state = X.data() + (n * m + j) * X.outerStride();
-        detail::add_outer<Group>(d, edit.direction.data() + n * d, p.data(), state, X.outerStride(), state,
+        detail::add_outer<Group>(d, edit.direction.data() + n * d, p, state, X.outerStride(), state,
                                  X.outerStride());
       });
     }

@@ -151,6 +151,7 @@ struct DeltaResidualBlock {
   std::optional<Value> value;
   Rewrite rewrite = Rewrite::delta;
   double k_eps = default_k_eps;
+  Index width = 0;
   Index value_channels = 1;
 
   static constexpr auto parameters() {
@@ -163,16 +164,25 @@ struct DeltaResidualBlock {
   DeltaResidualBlock() = default;
   /// @throws std::invalid_argument if a size is below 1 or differs from the fixed one, or a setting is out of
   /// range.
-  DeltaResidualBlock(Index width, Index channels, const Settings& settings, Random& random)
-      : compressor(settings.compressor, checked(width, channels, settings), channels, random),
-        norm(width, settings.norm_eps),
-        sublayer(width, width, settings.sublayer, random),
+  DeltaResidualBlock(Index width_, Index channels, const Settings& settings, Random& random)
+      : compressor(settings.compressor, checked(width_, channels, settings), channels, random),
+        norm(width_, settings.norm_eps),
+        sublayer(width_, width_, settings.sublayer, random),
         rewrite(settings.rewrite),
         k_eps(settings.k_eps),
+        width(width_),
         value_channels(channels) {
     if (rewrite == Rewrite::additive) return;
     gate.emplace(settings.gate, width, random);
     value.emplace(settings.value, width, channels, random);
+  }
+
+  /// What a cache keeps of this block, in scalars per sample: the edit, and the activations (kt excepted,
+  /// which is part of the edit). For parts that tell what they keep by a member function cache_scalars().
+  Index edit_scalars() const { return width + 2 * value_channels + 2; }
+  Index activation_scalars() const {
+    return compressor.cache_scalars() + norm.cache_scalars() + width + sublayer.cache_scalars() +
+           (gate ? gate->cache_scalars() : 0) + value_channels;
   }
 
   /// Y = block(X); Y may be X. Only the cache's buffers are allocated, when the batch grows.

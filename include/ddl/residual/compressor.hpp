@@ -36,14 +36,15 @@ struct ChannelCompressor {
 
   OptionalMatrix<Scalar, Rows, Cols> weight;  ///< d x m, channel_mix only
   Compression kind = Compression::identity;
+  Index width = 0;
   Index value_channels = 1;
 
   static constexpr auto parameters() { return std::tuple(field("weight", &ChannelCompressor::weight)); }
 
   ChannelCompressor() = default;
   /// @throws std::invalid_argument if the identity is asked for with more than one value channel.
-  ChannelCompressor(const Settings& settings, Index width, Index channels, Random&)
-      : kind(settings.kind), value_channels(channels) {
+  ChannelCompressor(const Settings& settings, Index width_, Index channels, Random&)
+      : kind(settings.kind), width(width_), value_channels(channels) {
     if (kind == Compression::automatic)
       kind = channels == 1 ? Compression::identity : Compression::channel_mix;
     if (kind == Compression::identity && channels != 1)
@@ -51,6 +52,9 @@ struct ChannelCompressor {
            "1, for an identity compressor");
     if (kind == Compression::channel_mix) weight.setConstant(width, channels, Scalar(1) / Scalar(channels));
   }
+
+  /// What a cache keeps, in scalars per sample.
+  Index cache_scalars() const { return kind == Compression::identity ? 0 : width; }
 
   /// @return x: the state itself for the identity, a view of the cache otherwise.
   template <int Tokens, Executor E = Serial>
@@ -60,11 +64,15 @@ struct ChannelCompressor {
     cache.x.resize(X.rows(), N);
     for_ranges(executor, N, columns_per_piece(X.rows() * value_channels), [&](Index begin, Index end) {
       for (Index n = begin; n < end; ++n) {
-        const auto state = state_of<Cols>(X, n, value_channels);
-        if (kind == Compression::mean)
-          cache.x.col(n) = state.rowwise().sum() * (Scalar(1) / Scalar(value_channels));
-        else
-          cache.x.col(n) = state.cwiseProduct(weight).rowwise().sum();
+        auto x = column(cache.x, n);
+        x.setZero();
+        for (Index j = 0; j < value_channels; ++j) {
+          const auto channel = column(X, n * value_channels + j);
+          if (kind == Compression::mean)
+            x += channel * (Scalar(1) / Scalar(value_channels));
+          else
+            x += channel * column(weight, j);
+        }
       }
     });
     return cache.x;
@@ -82,16 +90,16 @@ struct ChannelCompressor {
                 ChannelCompressor& gradient, const E& executor = {}) const {
     const Index N = dx.cols();
     for_ranges(executor, X.rows(), 64, [&](Index begin, Index end) {
+      const Index rows = end - begin;
       for (Index n = 0; n < N; ++n) {
-        const auto slope = dx.col(n).segment(begin, end - begin).array();
+        const auto slope = column(dx, n, begin, rows);
         for (Index j = 0; j < value_channels; ++j) {
-          auto out = dX.col(n * value_channels + j).segment(begin, end - begin).array();
+          const Index channel = n * value_channels + j;
           if (kind == Compression::channel_mix) {
-            gradient.weight.col(j).segment(begin, end - begin).array() +=
-                slope * X.col(n * value_channels + j).segment(begin, end - begin).array();
-            out += slope * weight.col(j).segment(begin, end - begin).array();
+            column(gradient.weight, j, begin, rows) += slope * column(X, channel, begin, rows);
+            column(dX, channel, begin, rows) += slope * column(weight, j, begin, rows);
           } else {
-            out += slope * (Scalar(1) / Scalar(value_channels));
+            column(dX, channel, begin, rows) += slope * (Scalar(1) / Scalar(value_channels));
           }
         }
       }

@@ -60,6 +60,9 @@ struct LinearGate {
     out.bias[0] = detail::gate_bias<Scalar>(settings.beta0);
   }
 
+  /// What a cache keeps, in scalars per sample.
+  Index cache_scalars() const { return 0; }
+
   template <int Tokens, Executor E = Serial>
   void forward(const Input& c, BatchRef<Scalar, 1> beta, Cache<Tokens>&, const E& executor = {}) const {
     out.forward(c, beta, executor);
@@ -111,6 +114,9 @@ struct TanhGate {
     out = {hidden, 1, random, 0};
     out.bias[0] = detail::gate_bias<Scalar>(settings.beta0);
   }
+
+  /// What a cache keeps, in scalars per sample.
+  Index cache_scalars() const { return in.outputs(); }
 
   template <int Tokens, Executor E = Serial>
   void forward(const Input& c, BatchRef<Scalar, 1> beta, Cache<Tokens>& cache, const E& executor = {}) const {

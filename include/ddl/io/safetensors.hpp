@@ -1,0 +1,692 @@
+// SPDX-License-Identifier: MIT
+/// @file  safetensors: named tensors in one file, as PyTorch and Hugging Face exchange them.
+/// @source github.com/huggingface/safetensors: README.md (the format), safetensors/src/tensor.rs
+/// (validation).
+///
+///     8 bytes     N, little-endian
+///     N bytes     JSON: {"__metadata__": {string: string},
+///                        name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...}
+///     the rest    the data: row-major, little-endian, aligned or not; offsets count from here
+///
+/// Where this reader is stricter than the reference, whose behaviour it is otherwise: names, metadata keys
+/// and fields that stand twice, an entry that is no object, and more than 64 dimensions are errors.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "ddl/core/batch.hpp"
+#include "ddl/core/check.hpp"
+#include "ddl/io/file.hpp"
+
+namespace ddl {
+
+/// What a file says of itself, by key.
+using Metadata = std::map<std::string, std::string>;
+using TensorShape = std::vector<std::uint64_t>;
+
+/// One tensor of a file.
+struct TensorInfo {
+  std::string dtype;                 ///< as the file has it: it may be one that this library does not know
+  TensorShape shape;                 ///< empty for a scalar
+  std::uint64_t begin = 0, end = 0;  ///< its bytes within the data
+};
+
+/// Whether what the format or the caller does not provide for is an error.
+enum class Strict { no, yes };
+
+namespace detail {
+
+inline constexpr std::uint64_t max_header_bytes = 100'000'000;  ///< the reference's
+inline constexpr std::size_t max_header_depth = 128;            ///< serde_json's
+inline constexpr std::size_t max_rank = 64;                     ///< PyTorch's and NumPy's
+
+struct Dtype {
+  std::string_view name;
+  std::uint64_t bits;
+};
+/// In the reference's order, in which later ones are stored first.
+inline constexpr std::array<Dtype, 22> dtypes = {
+    {{"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
+     {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
+     {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
+     {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}}};
+
+inline const Dtype* find_dtype(std::string_view name) noexcept {
+  const auto found =
+      std::find_if(dtypes.begin(), dtypes.end(), [&](const Dtype& d) { return d.name == name; });
+  return found == dtypes.end() ? nullptr : &*found;
+}
+
+/// Calls f(an element of the C++ type) and returns true, or returns false if `dtype` has no such type here.
+template <class F>
+bool with_element_of(std::string_view dtype, F&& f) {
+  const auto call = [&](auto element) { return f(element), true; };
+  return dtype == "F64"    ? call(double{})
+         : dtype == "F32"  ? call(float{})
+         : dtype == "F16"  ? call(Eigen::half{})
+         : dtype == "BF16" ? call(Eigen::bfloat16{})
+         : dtype == "I64"  ? call(std::int64_t{})
+         : dtype == "U64"  ? call(std::uint64_t{})
+         : dtype == "I32"  ? call(std::int32_t{})
+         : dtype == "U32"  ? call(std::uint32_t{})
+         : dtype == "I16"  ? call(std::int16_t{})
+         : dtype == "U16"  ? call(std::uint16_t{})
+         : dtype == "I8"   ? call(std::int8_t{})
+         : dtype == "U8"   ? call(std::uint8_t{})
+         : dtype == "BOOL" ? call(bool{})
+                           : false;
+}
+
+template <class Scalar>
+constexpr std::string_view dtype_of() {
+  constexpr bool is_integer = std::is_integral_v<Scalar>, is_signed = std::is_signed_v<Scalar>;
+  constexpr std::size_t size = sizeof(Scalar);
+  if constexpr (std::is_same_v<Scalar, double>)
+    return "F64";
+  else if constexpr (std::is_same_v<Scalar, float>)
+    return "F32";
+  else if constexpr (std::is_same_v<Scalar, Eigen::half>)
+    return "F16";
+  else if constexpr (std::is_same_v<Scalar, Eigen::bfloat16>)
+    return "BF16";
+  else if constexpr (std::is_same_v<Scalar, bool>)
+    return "BOOL";
+  else if constexpr (is_integer && size == 8)
+    return is_signed ? "I64" : "U64";
+  else if constexpr (is_integer && size == 4)
+    return is_signed ? "I32" : "U32";
+  else if constexpr (is_integer && size == 2)
+    return is_signed ? "I16" : "U16";
+  else if constexpr (is_integer && size == 1)
+    return is_signed ? "I8" : "U8";
+  else
+    static_assert(!sizeof(Scalar), "safetensors has no dtype for this scalar");
+}
+
+/// The element at `from`, which need not be aligned, little-endian whatever this machine is.
+template <class T>
+T load_little(const std::byte* from) noexcept {
+  if constexpr (std::is_same_v<T, bool>) {
+    return *from != std::byte{0};
+  } else {
+    std::array<std::byte, sizeof(T)> bytes;
+    std::memcpy(bytes.data(), from, sizeof(T));
+    if constexpr (std::endian::native == std::endian::big) std::reverse(bytes.begin(), bytes.end());
+    return Eigen::numext::bit_cast<T>(bytes);
+  }
+}
+template <class T>
+void store_little(T value, std::byte* to) noexcept {
+  auto bytes = Eigen::numext::bit_cast<std::array<std::byte, sizeof(T)>>(value);
+  if constexpr (std::endian::native == std::endian::big) std::reverse(bytes.begin(), bytes.end());
+  std::memcpy(to, bytes.data(), sizeof(T));
+}
+
+/// Integers and booleans become any scalar, real numbers become any but an integer; the 16-bit ones pass
+/// through float. Nothing if the value does not fit an integer Scalar.
+template <class Scalar, class T>
+std::optional<Scalar> convert(T value) noexcept {
+  if constexpr (std::is_same_v<Scalar, T>) {
+    return value;
+  } else if constexpr (!std::is_integral_v<Scalar>) {
+    return static_cast<Scalar>(static_cast<Accum<Scalar>>(static_cast<Accum<T>>(value)));
+  } else if constexpr (!std::is_integral_v<T> || std::is_same_v<Scalar, bool>) {
+    return std::nullopt;
+  } else if constexpr (std::is_same_v<T, bool>) {
+    return static_cast<Scalar>(value);
+  } else {
+    if (!std::in_range<Scalar>(value)) return std::nullopt;
+    return static_cast<Scalar>(value);
+  }
+}
+
+/// A string for messages: in quotes, escaped, in ASCII, and cut if it is very long.
+inline std::string in_quotes(std::string_view text) {
+  const std::string cut = text.size() > 200 ? std::string(text.substr(0, 200)) + "..." : std::string(text);
+  return nlohmann::json(cut).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
+inline std::string shape_text(const TensorShape& shape) {
+  std::string text = "[";
+  for (const auto size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + "]";
+}
+
+/// The shape under which a matrix is stored, [rows, cols], or [size] if it is a vector by meaning.
+template <class Derived>
+TensorShape shape_of(const Eigen::DenseBase<Derived>& x, bool is_vector) {
+  const auto size = [](Index n) { return static_cast<std::uint64_t>(n); };
+  return is_vector ? TensorShape{size(x.size())} : TensorShape{size(x.rows()), size(x.cols())};
+}
+
+inline std::optional<std::uint64_t> checked_product(std::uint64_t a, std::uint64_t b) noexcept {
+  if (b != 0 && a > std::numeric_limits<std::uint64_t>::max() / b) return std::nullopt;
+  return a * b;
+}
+
+/// What is wrong with a tensor of this dtype and shape that has `bytes` bytes; empty if nothing is. As in the
+/// reference, the product is taken from the left: a zero hides what comes after it, not what came before.
+inline std::string size_problem(const Dtype& dtype, const TensorShape& shape, std::uint64_t bytes) {
+  const auto what = [&] { return std::string(dtype.name) + " of shape " + shape_text(shape); };
+  std::optional<std::uint64_t> bits = 1;
+  for (const auto size : shape)
+    if (bits) bits = checked_product(*bits, size);
+  if (bits) bits = checked_product(*bits, dtype.bits);
+  if (!bits) return what() + " overflows 64 bits";
+  if (*bits % 8 != 0) return what() + " takes " + std::to_string(*bits) + " bits, expected whole bytes";
+  if (*bits / 8 != bytes)
+    return "has " + std::to_string(bytes) + " bytes of data, expected " + std::to_string(*bits / 8) +
+           " for " + what();
+  return {};
+}
+
+[[noreturn]] inline void fail_tensor(const std::string& file, std::string_view name,
+                                     const std::string& problem) {
+  throw FileError(file, "tensor " + in_quotes(name) + ": " + problem);
+}
+
+/// Takes the events of nlohmann_json's parser and stores what satisfies every rule about a single tensor. Its
+/// functions return true or throw FileError.
+class HeaderReader {
+ public:
+  using Tensors = std::map<std::string, TensorInfo, std::less<>>;
+
+  HeaderReader(const std::string& file, std::uint64_t data_bytes, Strict strict, Tensors& tensors,
+               Metadata& metadata)
+      : file_(file), data_bytes_(data_bytes), strict_(strict), tensors_(tensors), metadata_(metadata) {}
+
+  bool null() {
+    if (place_ == Place::header && in_metadata_) return true;  // "__metadata__": null, as in the reference
+    return scalar("null");
+  }
+  bool boolean(bool) { return scalar("a boolean"); }
+  bool number_integer(std::int64_t) { return scalar("a negative number"); }
+  bool number_float(double, const std::string&) { return scalar("a fraction or a number above 2^64 - 1"); }
+  bool number_unsigned(std::uint64_t number) {
+    if (place_ != Place::list) return scalar("a number");
+    auto& list = field_ == Field::shape ? entry_.shape : offsets_;
+    if (list.size() == max_rank) fail(std::string(name_of(field_)) + " has more than 64 entries");
+    list.push_back(number);
+    return true;
+  }
+  bool string(std::string& text) {
+    if (place_ == Place::metadata) {
+      if (!metadata_.emplace(key_, std::move(text)).second) fail_key("stands twice");
+    } else if (place_ == Place::tensor && field_ == Field::dtype) {
+      entry_.dtype = std::move(text);
+    } else {
+      scalar("a string");
+    }
+    return true;
+  }
+  bool binary(std::vector<std::uint8_t>&) { return scalar("binary"); }  // not in JSON
+
+  bool key(std::string& text) {
+    if (place_ == Place::header) {
+      name_ = std::move(text);
+      in_metadata_ = name_ == "__metadata__";
+      if (in_metadata_ ? std::exchange(has_metadata_, true) : tensors_.contains(name_)) fail("stands twice");
+    } else if (place_ == Place::metadata) {
+      key_ = std::move(text);
+    } else if (place_ == Place::tensor) {
+      field_ = Field::other;
+      for (const Field field : {Field::dtype, Field::shape, Field::data_offsets})
+        if (text == name_of(field)) field_ = field;
+      if (field_ == Field::other && strict_ == Strict::yes) fail("has the unknown field " + in_quotes(text));
+      if (field_ != Field::other && std::exchange(has(field_), true))
+        fail("has two fields " + std::string(name_of(field_)));
+    }
+    return true;
+  }
+
+  bool start_object(std::size_t) {
+    if (place_ == Place::file) {
+      enter(Place::header);
+    } else if (place_ == Place::header && in_metadata_) {
+      enter(Place::metadata);
+    } else if (place_ == Place::header) {
+      enter(Place::tensor);
+      entry_ = {};
+      offsets_.clear();
+      has_ = {};
+    } else {
+      ignore("an object");
+    }
+    return true;
+  }
+  bool start_array(std::size_t) {
+    if (place_ == Place::tensor && (field_ == Field::shape || field_ == Field::data_offsets))
+      enter(Place::list);
+    else
+      ignore("a list");
+    return true;
+  }
+  bool end_object() {
+    if (place_ == Place::tensor) store_tensor();
+    return leave();
+  }
+  bool end_array() { return leave(); }
+
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& error) {
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error while parsing value -
+    // invalid literal; last read: '...'", and there the file may be quoted by the megabyte.
+    std::string_view rule = error.what();
+    rule = rule.substr(0, rule.find("; last read"));
+    rule = rule.substr(rule.find("] ") + 2, 200);
+    const bool in_tensor = place_ == Place::tensor || place_ == Place::list || place_ == Place::ignored;
+    throw FileError(file_, "the header is not JSON" + (in_tensor ? ", in tensor " + in_quotes(name_) : "") +
+                               ": " + std::string(rule));
+  }
+
+ private:
+  enum class Place { file, header, metadata, tensor, list, ignored };
+  enum class Field { dtype, shape, data_offsets, other };
+
+  static std::string_view name_of(Field field) {
+    return std::array<std::string_view, 4>{"dtype", "shape", "data_offsets",
+                                           ""}[static_cast<std::size_t>(field)];
+  }
+  bool& has(Field field) { return has_[static_cast<std::size_t>(field)]; }
+
+  void enter(Place place) {
+    if (places_.size() == max_header_depth) fail("is nested deeper than 128 levels");
+    places_.push_back(std::exchange(place_, place));
+  }
+  bool leave() {
+    place_ = places_.back();
+    places_.pop_back();
+    return true;
+  }
+
+  bool in_ignored() const {
+    return place_ == Place::ignored || (place_ == Place::tensor && field_ == Field::other);
+  }
+  void ignore(const char* kind) {
+    scalar(kind);
+    enter(Place::ignored);
+  }
+  /// A value that is nowhere expected but in a field that is ignored.
+  bool scalar(const std::string& kind) {
+    if (in_ignored()) return true;
+    switch (place_) {
+      case Place::file:
+        throw FileError(file_, "the header is " + kind + ", expected an object");
+      case Place::header:
+        fail("is " + kind + ", expected an object");
+      case Place::metadata:
+        fail_key("is " + kind + ", expected a string");
+      case Place::list:
+        fail(std::string(name_of(field_)) + " holds " + kind + ", expected unsigned integers");
+      default:
+        fail(std::string(name_of(field_)) + " is " + kind + ", expected " +
+             (field_ == Field::dtype ? "a string" : "a list of unsigned integers"));
+    }
+  }
+
+  void store_tensor() {
+    for (const Field field : {Field::dtype, Field::shape, Field::data_offsets})
+      if (!has(field)) fail("has no " + std::string(name_of(field)));
+    if (offsets_.size() != 2)
+      fail("data_offsets has " + std::to_string(offsets_.size()) + " entries, expected 2");
+    entry_.begin = offsets_[0];
+    entry_.end = offsets_[1];
+    if (entry_.begin > entry_.end || entry_.end > data_bytes_)
+      fail("data_offsets is " + shape_text(offsets_) +
+           ", expected begin <= end <= " + std::to_string(data_bytes_) + ", where the file ends");
+    const Dtype* const dtype = find_dtype(entry_.dtype);
+    if (!dtype && strict_ == Strict::yes) fail("has the unknown dtype " + in_quotes(entry_.dtype));
+    const std::string problem = dtype ? size_problem(*dtype, entry_.shape, entry_.end - entry_.begin) : "";
+    if (!problem.empty()) fail(problem);
+    tensors_.emplace(std::move(name_), std::move(entry_));
+  }
+
+  [[noreturn]] void fail(const std::string& problem) const {
+    if (in_metadata_) throw FileError(file_, "__metadata__ " + problem);
+    fail_tensor(file_, name_, problem);
+  }
+  [[noreturn]] void fail_key(const std::string& problem) const {
+    fail("key " + in_quotes(key_) + " " + problem);
+  }
+
+  const std::string& file_;
+  const std::uint64_t data_bytes_;
+  const Strict strict_;
+  Tensors& tensors_;
+  Metadata& metadata_;
+
+  Place place_ = Place::file;
+  std::vector<Place> places_;  ///< those around place_
+  bool in_metadata_ = false, has_metadata_ = false;
+  std::string name_, key_;  ///< of the tensor, or within the metadata
+  Field field_ = Field::other;
+  std::array<bool, 3> has_ = {};
+  TensorInfo entry_;
+  TensorShape offsets_;
+};
+
+/// Sorted by offsets, tensors must follow one another from the first byte of the data to the last.
+inline void check_layout(const std::string& file, const HeaderReader::Tensors& tensors,
+                         std::uint64_t data_bytes) {
+  std::vector<const HeaderReader::Tensors::value_type*> order;
+  order.reserve(tensors.size());
+  for (const auto& tensor : tensors) order.push_back(&tensor);
+  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
+    return std::pair(a->second.begin, a->second.end) < std::pair(b->second.begin, b->second.end);
+  });
+  std::uint64_t end = 0;
+  for (const auto* tensor : order) {
+    const auto& [name, info] = *tensor;
+    if (info.begin != end)
+      fail_tensor(file, name,
+                  "data_offsets begins at " + std::to_string(info.begin) + ", expected " +
+                      std::to_string(end) +
+                      ", where the tensor before it ends: tensors leave no hole and do not overlap");
+    end = info.end;
+  }
+  if (end != data_bytes)
+    throw FileError(file, "the tensors end at byte " + std::to_string(end) + " of the data, expected " +
+                              std::to_string(data_bytes) + ", where the file ends");
+}
+
+/// The header as the parser is to see it: it quotes in its errors what it read last, white space before that
+/// too, in which it writes a line feed as 8 characters. Outside strings a blank means the same.
+inline std::string blank_whitespace(std::string header) {
+  bool in_string = false;
+  for (std::size_t i = 0; i < header.size(); ++i) {
+    char& c = header[i];
+    if (c == '"')
+      in_string = !in_string;
+    else if (in_string && c == '\\')
+      ++i;
+    else if (!in_string && (c == '\n' || c == '\r' || c == '\t'))
+      c = ' ';
+  }
+  return header;
+}
+
+}  // namespace detail
+
+/// A safetensors file, of which every rule was checked before there was one of these: all offsets lie within
+/// the file and every tensor of a known dtype has as many bytes as its shape asks for. Copies share the
+/// bytes.
+///
+/// Names are data; nothing is ever opened by one. Reading takes memory in proportion to the bytes that are in
+/// the file, whatever its header claims.
+class SafetensorsFile {
+ public:
+  /// Strict::yes also refuses dtypes and fields that the format does not have today.
+  /// @throws FileError that names the file, the tensor and the rule that is broken.
+  explicit SafetensorsFile(FileContents contents, Strict strict = Strict::no)
+      : contents_(std::move(contents)) {
+    const std::string& file = contents_.name();
+    const auto bytes = contents_.bytes();
+    if (bytes.size() < 8)
+      throw FileError(file, "is " + std::to_string(bytes.size()) +
+                                " bytes long, expected at least the 8 that say how long the header is");
+    const auto length = detail::load_little<std::uint64_t>(bytes.data());
+    const std::uint64_t most = (std::min)(std::uint64_t{bytes.size() - 8}, detail::max_header_bytes);
+    if (length > most)
+      throw FileError(
+          file, "the header is said to be " + std::to_string(length) + " bytes long, expected at most " +
+                    std::to_string(most) +
+                    (most < detail::max_header_bytes ? ", the rest of the file" : ", the format's limit"));
+    const auto header_bytes = bytes.subspan(8, static_cast<std::size_t>(length));
+    data_ = bytes.subspan(8 + header_bytes.size());
+
+    std::string header(header_bytes.size(), ' ');
+    std::memcpy(header.data(), header_bytes.data(), header_bytes.size());
+    // nlohmann_json takes a zero byte for the end and skips a byte order mark; JSON knows neither.
+    if (header.find('\0') != std::string::npos)
+      throw FileError(file, "the header is not JSON: it has a zero byte");
+    if (header.starts_with("\xef\xbb\xbf"))
+      throw FileError(file, "the header is not JSON: it begins with a byte order mark");
+    header = detail::blank_whitespace(std::move(header));
+    detail::HeaderReader reader(file, data_.size(), strict, tensors_, metadata_);
+    nlohmann::json::sax_parse(header, &reader);
+    detail::check_layout(file, tensors_, data_.size());
+  }
+  explicit SafetensorsFile(const std::string& path, Strict strict = Strict::no, Access access = Access::read)
+      : SafetensorsFile(FileContents(path, access), strict) {}
+
+  const std::string& file() const noexcept { return contents_.name(); }
+  const Metadata& metadata() const noexcept { return metadata_; }
+
+  /// In ascending order.
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    names.reserve(tensors_.size());
+    for (const auto& [name, info] : tensors_) names.push_back(name);
+    return names;
+  }
+  bool contains(std::string_view name) const { return tensors_.contains(name); }
+
+  /// @throws FileError if there is no such tensor; so do the functions below.
+  const TensorInfo& tensor(std::string_view name) const {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) detail::fail_tensor(file(), name, "is not in the file");
+    return found->second;
+  }
+
+  /// As they are in the file: little-endian, row-major, not aligned.
+  std::span<const std::byte> bytes(std::string_view name) const {
+    const TensorInfo& info = tensor(name);
+    return data_.subspan(static_cast<std::size_t>(info.begin),
+                         static_cast<std::size_t>(info.end - info.begin));
+  }
+
+  /// Calls f(element) for every element in row-major order, converted from F64, F32, F16, BF16, I8 to I64, U8
+  /// to U64 or BOOL. @throws FileError if the dtype is another one, if it is real and Scalar an integer, or
+  /// if a number does not fit an integer Scalar.
+  template <class Scalar, class F>
+  void for_each_element(std::string_view name, F&& f) const {
+    const TensorInfo& info = tensor(name);
+    const auto data = bytes(name);
+    const bool known = detail::with_element_of(info.dtype, [&](auto element) {
+      using T = decltype(element);
+      for (std::size_t at = 0; at < data.size(); at += sizeof(T)) {
+        const auto value = detail::convert<Scalar>(detail::load_little<T>(data.data() + at));
+        if (!value)
+          detail::fail_tensor(file(), name,
+                              "element " + std::to_string(at / sizeof(T)) + ", " + info.dtype +
+                                  ", does not fit the integer type it is read as");
+        f(*value);
+      }
+    });
+    if (!known) fail_dtype(name);
+  }
+
+  /// All elements in row-major order.
+  template <class Scalar>
+  Vector<Scalar> read(std::string_view name) const {
+    Vector<Scalar> elements(element_count(name));
+    read_into(name, elements);
+    return elements;
+  }
+
+  /// A tensor of at most two dimensions; a vector is one column.
+  template <class Scalar>
+  Matrix<Scalar> read_matrix(std::string_view name) const {
+    TensorShape shape = tensor(name).shape;
+    if (shape.size() > 2)
+      detail::fail_tensor(file(), name,
+                          "has shape " + detail::shape_text(shape) + ", expected at most 2 dimensions");
+    for (const auto size : shape)  // beside a zero a size may be any number
+      if (!std::in_range<Index>(size))
+        detail::fail_tensor(file(), name,
+                            "has shape " + detail::shape_text(shape) + ", too large for a matrix");
+    shape.resize(2, 1);
+    Matrix<Scalar> matrix(static_cast<Index>(shape[0]), static_cast<Index>(shape[1]));
+    read_into(name, matrix);
+    return matrix;
+  }
+
+  /// Fills `matrix` row by row. @throws FileError if the tensor has another number of elements.
+  template <class Derived>
+  void read_into(std::string_view name, Eigen::DenseBase<Derived>& matrix) const {
+    if (element_count(name) != matrix.size())
+      detail::fail_tensor(file(), name,
+                          "has " + std::to_string(element_count(name)) + " elements, expected " +
+                              std::to_string(matrix.size()));
+    Index row = 0, col = 0;
+    for_each_element<typename Derived::Scalar>(name, [&](const auto& x) {
+      matrix.derived().coeffRef(row, col) = x;
+      if (++col == matrix.cols()) ++row, col = 0;
+    });
+  }
+
+ private:
+  Index element_count(std::string_view name) const {
+    const TensorInfo& info = tensor(name);
+    const detail::Dtype* const dtype = detail::find_dtype(info.dtype);
+    if (!dtype) fail_dtype(name);
+    return static_cast<Index>((info.end - info.begin) * 8 / dtype->bits);
+  }
+  [[noreturn]] void fail_dtype(std::string_view name) const {
+    detail::fail_tensor(file(), name,
+                        "has dtype " + detail::in_quotes(tensor(name).dtype) +
+                            ", expected F64, F32, F16, BF16, I8 to I64, U8 to U64 or BOOL");
+  }
+
+  FileContents contents_;
+  std::span<const std::byte> data_;
+  detail::HeaderReader::Tensors tensors_;
+  Metadata metadata_;
+};
+
+/// Collects tensors and writes them as the reference does: by dtype, the widest first, then by name, the
+/// metadata first and the header padded to 8 bytes, so that data are aligned. The same tensors always give
+/// the same bytes. Errors of the caller throw std::invalid_argument.
+class SafetensorsWriter {
+ public:
+  Metadata metadata;
+
+  /// Row-major, little-endian bytes.
+  void add(const std::string& name, std::string_view dtype, TensorShape shape, std::vector<std::byte> bytes) {
+    const detail::Dtype* const known = detail::find_dtype(dtype);
+    if (!known) fail(name, "has the unknown dtype " + detail::in_quotes(dtype));
+    if (name == "__metadata__") fail(name, "has the name of the metadata");
+    if (tensors_.contains(name)) fail(name, "is added twice");
+    if (shape.size() > detail::max_rank) fail(name, "has more than 64 dimensions");
+    const std::string problem = detail::size_problem(*known, shape, bytes.size());
+    if (!problem.empty()) fail(name, problem);
+    json_text(name);
+    tensors_.emplace(name, Tensor{known, std::move(shape), std::move(bytes)});
+  }
+
+  /// A matrix of shape [rows, cols], or [size] if `is_vector`.
+  template <class Derived>
+  void add(const std::string& name, const Eigen::DenseBase<Derived>& matrix,
+           bool is_vector = Derived::IsVectorAtCompileTime) {
+    using Scalar = typename Derived::Scalar;
+    const auto& values = matrix.derived().eval();
+    std::vector<std::byte> bytes(static_cast<std::size_t>(values.size()) * sizeof(Scalar));
+    std::byte* to = bytes.data();
+    for (Index i = 0; i < values.rows(); ++i)
+      for (Index j = 0; j < values.cols(); ++j, to += sizeof(Scalar))
+        detail::store_little<Scalar>(values.coeff(i, j), to);
+    add(name, detail::dtype_of<Scalar>(), detail::shape_of(values, is_vector), std::move(bytes));
+  }
+
+  /// Writes the file whole or not at all (FileWriter). @throws FileError
+  void save(const std::string& path) const {
+    FileWriter file(path);
+    emit([&](std::span<const std::byte> bytes) { file.write(bytes); });
+    file.commit();
+  }
+
+  /// What save would write.
+  std::vector<std::byte> bytes() const {
+    std::vector<std::byte> all;
+    emit([&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); });
+    return all;
+  }
+
+ private:
+  struct Tensor {
+    const detail::Dtype* dtype;
+    TensorShape shape;
+    std::vector<std::byte> bytes;
+  };
+  using Entry = std::map<std::string, Tensor>::value_type;
+
+  [[noreturn]] static void fail(const std::string& name, const std::string& problem) {
+    throw std::invalid_argument("ddl::SafetensorsWriter: tensor " + detail::in_quotes(name) + ": " + problem);
+  }
+  static std::string json_text(const std::string& text) {
+    try {
+      return nlohmann::json(text).dump();
+    } catch (const nlohmann::json::type_error&) {
+      throw std::invalid_argument("ddl::SafetensorsWriter: the text " + detail::in_quotes(text) +
+                                  " is not UTF-8");
+    }
+  }
+  static std::string json_list(const TensorShape& numbers) {
+    std::string text = "[";
+    for (const auto number : numbers) text += (text.size() > 1 ? "," : "") + std::to_string(number);
+    return text + "]";
+  }
+
+  std::string header(const std::vector<const Entry*>& order) const {
+    std::string text;
+    const auto open_entry = [&](const std::string& name) {
+      text += (text.empty() ? "{" : ",") + json_text(name) + ":{";
+    };
+    if (!metadata.empty()) {
+      open_entry("__metadata__");
+      for (const auto& [key, value] : metadata)
+        text += (text.back() == '{' ? "" : ",") + json_text(key) + ":" + json_text(value);
+      text += "}";
+    }
+    std::uint64_t end = 0;
+    for (const Entry* entry : order) {
+      const auto& [name, tensor] = *entry;
+      const std::uint64_t begin = std::exchange(end, end + tensor.bytes.size());
+      open_entry(name);
+      text += "\"dtype\":\"" + std::string(tensor.dtype->name) + "\",\"shape\":" + json_list(tensor.shape) +
+              ",\"data_offsets\":" + json_list({begin, end}) + "}";
+    }
+    text += text.empty() ? "{}" : "}";
+    text.resize((text.size() + 7) / 8 * 8, ' ');
+    if (text.size() > detail::max_header_bytes)
+      throw std::invalid_argument("ddl::SafetensorsWriter: the header is " + std::to_string(text.size()) +
+                                  " bytes long, expected at most " +
+                                  std::to_string(detail::max_header_bytes));
+    return text;
+  }
+
+  /// Hands the file's bytes to `sink`, piece by piece.
+  template <class Sink>
+  void emit(const Sink& sink) const {
+    std::vector<const Entry*> order;
+    for (const Entry& tensor : tensors_) order.push_back(&tensor);
+    std::stable_sort(order.begin(), order.end(),
+                     [](const Entry* a, const Entry* b) { return a->second.dtype > b->second.dtype; });
+    const std::string text = header(order);
+    std::array<std::byte, 8> length;
+    detail::store_little(std::uint64_t{text.size()}, length.data());
+    sink(std::span<const std::byte>(length));
+    sink(std::as_bytes(std::span(text)));
+    for (const Entry* entry : order) sink(std::span<const std::byte>(entry->second.bytes));
+  }
+
+  std::map<std::string, Tensor> tensors_;
+};
+
+}  // namespace ddl

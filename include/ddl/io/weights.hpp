@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+/// @file  A model's parameters in a safetensors file, by name.
+///
+/// A parameter's name is for_each_parameter's, "blocks.3.gate.out.weight"; a NameMap turns it into the name
+/// in the file. Shapes are PyTorch's: a matrix W is [rows, cols] = [out, in], row-major in the file and
+/// column-major here; a bias or a norm's weight is [size].
+#pragma once
+
+#include <functional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "ddl/core/parameters.hpp"
+#include "ddl/io/safetensors.hpp"
+
+namespace ddl {
+
+/// From a parameter's name to that in the file. An empty function leaves names as they are.
+using NameMap = std::function<std::string(std::string_view)>;
+
+/// What load_parameters left out: parameters that are not in the file, tensors that are in no parameter.
+struct LoadReport {
+  std::vector<std::string> missing, unexpected;
+};
+
+namespace detail {
+
+inline std::string stored_name(const NameMap& map, const std::string& name) { return map ? map(name) : name; }
+
+/// Whether a tensor of this shape can be had for a parameter stored as `wanted`: the weight of a depthwise
+/// convolution, (channels, 1, K) in PyTorch, is a channels x K matrix here.
+inline bool shape_fits(const TensorShape& shape, const TensorShape& wanted) {
+  return shape == wanted || (wanted.size() == 2 && shape == TensorShape{wanted[0], 1, wanted[1]});
+}
+
+}  // namespace detail
+
+/// Reads every parameter of `model` from the file, converted to its scalar. Where a tensor is not in the file
+/// but the metadata has its name, what stands there is the name of the tensor it shares its data with, as
+/// safetensors.torch.save_model writes it.
+///
+/// Nothing of the model is touched unless everything fits: shapes and dtypes always, and with Strict::yes no
+/// parameter is missing and no tensor of the file is left over.
+/// @throws FileError that lists all that does not fit.
+template <class Model>
+LoadReport load_parameters(Model& model, const SafetensorsFile& file, const NameMap& map = {},
+                           Strict strict = Strict::yes) {
+  std::vector<std::string> sources;  // of each parameter, in the order of the walk
+  LoadReport report;
+  std::string problems;
+  for_each_parameter(
+      [&](const ParameterPath& path, const auto& p) {
+        const std::string name = path.str();
+        const TensorShape wanted = detail::shape_of(p, path.is_vector());
+        std::string source = detail::stored_name(map, name);
+        if (const auto alias = file.metadata().find(source);
+            !file.contains(source) && alias != file.metadata().end())
+          source = alias->second;
+        sources.push_back(source);
+        const std::string tensor =
+            "tensor " + detail::in_quotes(source) + (source == name ? "" : " for " + name);
+        if (!file.contains(source)) {
+          report.missing.push_back(name);
+          if (strict == Strict::yes)
+            problems += "\n  missing: " + tensor + ", expected shape " + detail::shape_text(wanted);
+          return;
+        }
+        const TensorInfo& info = file.tensor(source);
+        if (!detail::shape_fits(info.shape, wanted))
+          problems += "\n  misshapen: " + tensor + " has shape " + detail::shape_text(info.shape) +
+                      ", expected " + detail::shape_text(wanted);
+        if (!detail::with_element_of(info.dtype, [](auto) {}))
+          problems += "\n  unreadable: " + tensor + " has dtype " + detail::in_quotes(info.dtype);
+      },
+      std::as_const(model));
+  const std::set<std::string, std::less<>> used(sources.begin(), sources.end());
+  for (const std::string& name : file.names()) {
+    if (used.contains(name)) continue;
+    report.unexpected.push_back(name);
+    if (strict == Strict::yes) problems += "\n  unexpected: tensor " + detail::in_quotes(name);
+  }
+  if (!problems.empty()) throw FileError(file.file(), "does not fit the model" + problems);
+
+  auto source = sources.begin();
+  for_each_parameter(
+      [&](const ParameterPath&, auto& p) {
+        static_assert(!std::is_integral_v<typename std::remove_reference_t<decltype(p)>::Scalar>);
+        if (file.contains(*source)) file.read_into(*source, p);
+        ++source;
+      },
+      model);
+  return report;
+}
+
+/// Writes every parameter of `model` to a safetensors file, whole or not at all. @throws FileError, or
+/// std::invalid_argument if `map` gives two parameters one name.
+template <class Model>
+void save_parameters(const Model& model, const std::string& path, const Metadata& metadata = {},
+                     const NameMap& map = {}) {
+  SafetensorsWriter writer;
+  writer.metadata = metadata;
+  for_each_parameter(
+      [&](const ParameterPath& place, const auto& p) {
+        writer.add(detail::stored_name(map, place.str()), p, place.is_vector());
+      },
+      model);
+  writer.save(path);
+}
+
+}  // namespace ddl
