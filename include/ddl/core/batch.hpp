@@ -44,14 +44,12 @@ using ConstRun = Eigen::Map<const Eigen::Array<Scalar, Dynamic, 1>>;
 template <class Derived>
 ConstRun<typename Derived::Scalar> column(const Eigen::DenseBase<Derived>& x, Index j, Index begin = 0,
                                           Index size = -1) {
-  return {x.derived().data() + j * (Derived::IsRowMajor ? 1 : x.derived().outerStride()) + begin,
-          size < 0 ? x.rows() : size};
+  return {x.derived().data() + j * x.derived().colStride() + begin, size < 0 ? x.rows() : size};
 }
 template <class Derived>
 Run<typename Derived::Scalar> column(Eigen::DenseBase<Derived>& x, Index j, Index begin = 0,
                                      Index size = -1) {
-  return {x.derived().data() + j * (Derived::IsRowMajor ? 1 : x.derived().outerStride()) + begin,
-          size < 0 ? x.rows() : size};
+  return {x.derived().data() + j * x.derived().colStride() + begin, size < 0 ? x.rows() : size};
 }
 
 /// The product of two dimensions, Dynamic if one of them is.

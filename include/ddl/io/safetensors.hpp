@@ -214,29 +214,31 @@ class HeaderReader {
 
   bool null() {
     if (place_ == Place::header && in_metadata_) return true;  // "__metadata__": null, as in the reference
-    return scalar("null");
+    return unexpected("null");
   }
-  bool boolean(bool) { return scalar("a boolean"); }
-  bool number_integer(std::int64_t) { return scalar("a negative number"); }
-  bool number_float(double, const std::string&) { return scalar("a fraction or a number above 2^64 - 1"); }
+  bool boolean(bool) { return unexpected("a boolean"); }
+  bool number_integer(std::int64_t) { return unexpected("a negative number"); }
+  bool number_float(double, const std::string&) {
+    return unexpected("a fraction or a number above 2^64 - 1");
+  }
   bool number_unsigned(std::uint64_t number) {
-    if (place_ != Place::list) return scalar("a number");
-    auto& list = field_ == Field::shape ? entry_.shape : offsets_;
-    if (list.size() == max_rank) fail(std::string(name_of(field_)) + " has more than 64 entries");
+    if (place_ != Place::list) return unexpected("a number");
+    TensorShape& list = field_ == "shape" ? *shape_ : *offsets_;
+    if (list.size() == max_rank) fail(field_ + " has more than 64 entries");
     list.push_back(number);
     return true;
   }
+  bool binary(std::vector<std::uint8_t>&) { return unexpected("binary"); }  // not in JSON
   bool string(std::string& text) {
     if (place_ == Place::metadata) {
-      if (!metadata_.emplace(key_, std::move(text)).second) fail_key("stands twice");
-    } else if (place_ == Place::tensor && field_ == Field::dtype) {
-      entry_.dtype = std::move(text);
+      if (!metadata_.emplace(key_, std::move(text)).second) fail("key " + in_quotes(key_) + " stands twice");
+    } else if (place_ == Place::tensor && field_ == "dtype") {
+      dtype_ = std::move(text);
     } else {
-      scalar("a string");
+      unexpected("a string");
     }
     return true;
   }
-  bool binary(std::vector<std::uint8_t>&) { return scalar("binary"); }  // not in JSON
 
   bool key(std::string& text) {
     if (place_ == Place::header) {
@@ -246,12 +248,12 @@ class HeaderReader {
     } else if (place_ == Place::metadata) {
       key_ = std::move(text);
     } else if (place_ == Place::tensor) {
-      field_ = Field::other;
-      for (const Field field : {Field::dtype, Field::shape, Field::data_offsets})
-        if (text == name_of(field)) field_ = field;
-      if (field_ == Field::other && strict_ == Strict::yes) fail("has the unknown field " + in_quotes(text));
-      if (field_ != Field::other && std::exchange(has(field_), true))
-        fail("has two fields " + std::string(name_of(field_)));
+      field_ = std::move(text);
+      if (field_ == "dtype"   ? dtype_.has_value()
+          : field_ == "shape" ? shape_.has_value()
+                              : field_ == "data_offsets" && offsets_)
+        fail("has two fields " + field_);
+      if (is_other_field() && strict_ == Strict::yes) fail("has the unknown field " + in_quotes(field_));
     }
     return true;
   }
@@ -259,23 +261,25 @@ class HeaderReader {
   bool start_object(std::size_t) {
     if (place_ == Place::file) {
       enter(Place::header);
-    } else if (place_ == Place::header && in_metadata_) {
-      enter(Place::metadata);
     } else if (place_ == Place::header) {
-      enter(Place::tensor);
-      entry_ = {};
-      offsets_.clear();
-      has_ = {};
+      enter(in_metadata_ ? Place::metadata : Place::tensor);
+      dtype_.reset();
+      shape_.reset();
+      offsets_.reset();
     } else {
-      ignore("an object");
+      unexpected("an object");
+      enter(Place::ignored);
     }
     return true;
   }
   bool start_array(std::size_t) {
-    if (place_ == Place::tensor && (field_ == Field::shape || field_ == Field::data_offsets))
+    if (place_ == Place::tensor && (field_ == "shape" || field_ == "data_offsets")) {
+      (field_ == "shape" ? shape_ : offsets_).emplace();
       enter(Place::list);
-    else
-      ignore("a list");
+    } else {
+      unexpected("a list");
+      enter(Place::ignored);
+    }
     return true;
   }
   bool end_object() {
@@ -297,14 +301,8 @@ class HeaderReader {
 
  private:
   enum class Place { file, header, metadata, tensor, list, ignored };
-  enum class Field { dtype, shape, data_offsets, other };
 
-  static std::string_view name_of(Field field) {
-    return std::array<std::string_view, 4>{"dtype", "shape", "data_offsets",
-                                           ""}[static_cast<std::size_t>(field)];
-  }
-  bool& has(Field field) { return has_[static_cast<std::size_t>(field)]; }
-
+  bool is_other_field() const { return field_ != "dtype" && field_ != "shape" && field_ != "data_offsets"; }
   void enter(Place place) {
     if (places_.size() == max_header_depth) fail("is nested deeper than 128 levels");
     places_.push_back(std::exchange(place_, place));
@@ -315,56 +313,48 @@ class HeaderReader {
     return true;
   }
 
-  bool in_ignored() const {
-    return place_ == Place::ignored || (place_ == Place::tensor && field_ == Field::other);
-  }
-  void ignore(const char* kind) {
-    scalar(kind);
-    enter(Place::ignored);
-  }
-  /// A value that is nowhere expected but in a field that is ignored.
-  bool scalar(const std::string& kind) {
-    if (in_ignored()) return true;
+  /// A value of this kind, which is in its place only in a field that is ignored.
+  bool unexpected(const std::string& kind) const {
     switch (place_) {
+      case Place::ignored:
+        return true;
       case Place::file:
         throw FileError(file_, "the header is " + kind + ", expected an object");
       case Place::header:
         fail("is " + kind + ", expected an object");
       case Place::metadata:
-        fail_key("is " + kind + ", expected a string");
+        fail("key " + in_quotes(key_) + " is " + kind + ", expected a string");
+      case Place::tensor:
+        if (is_other_field()) return true;
+        fail(field_ + " is " + kind + ", expected " +
+             (field_ == "dtype" ? "a string" : "a list of unsigned integers"));
       case Place::list:
-        fail(std::string(name_of(field_)) + " holds " + kind + ", expected unsigned integers");
-      default:
-        fail(std::string(name_of(field_)) + " is " + kind + ", expected " +
-             (field_ == Field::dtype ? "a string" : "a list of unsigned integers"));
+        fail(field_ + " holds " + kind + ", expected unsigned integers");
     }
+    return true;
   }
 
   void store_tensor() {
-    for (const Field field : {Field::dtype, Field::shape, Field::data_offsets})
-      if (!has(field)) fail("has no " + std::string(name_of(field)));
-    if (offsets_.size() != 2)
-      fail("data_offsets has " + std::to_string(offsets_.size()) + " entries, expected 2");
-    entry_.begin = offsets_[0];
-    entry_.end = offsets_[1];
-    if (entry_.begin > entry_.end || entry_.end > data_bytes_)
-      fail("data_offsets is " + shape_text(offsets_) +
+    if (!dtype_) fail("has no dtype");
+    if (!shape_) fail("has no shape");
+    if (!offsets_) fail("has no data_offsets");
+    if (offsets_->size() != 2)
+      fail("data_offsets has " + std::to_string(offsets_->size()) + " entries, expected 2");
+    TensorInfo info = {*std::move(dtype_), *std::move(shape_), offsets_->front(), offsets_->back()};
+    if (info.begin > info.end || info.end > data_bytes_)
+      fail("data_offsets is " + shape_text(*offsets_) +
            ", expected begin <= end <= " + std::to_string(data_bytes_) + ", where the file ends");
-    const Dtype* const dtype = find_dtype(entry_.dtype);
-    if (!dtype && strict_ == Strict::yes) fail("has the unknown dtype " + in_quotes(entry_.dtype));
-    const std::string problem = dtype ? size_problem(*dtype, entry_.shape, entry_.end - entry_.begin) : "";
+    const Dtype* const dtype = find_dtype(info.dtype);
+    if (!dtype && strict_ == Strict::yes) fail("has the unknown dtype " + in_quotes(info.dtype));
+    const std::string problem = dtype ? size_problem(*dtype, info.shape, info.end - info.begin) : "";
     if (!problem.empty()) fail(problem);
-    tensors_.emplace(std::move(name_), std::move(entry_));
+    tensors_.emplace(std::move(name_), std::move(info));
   }
 
   [[noreturn]] void fail(const std::string& problem) const {
     if (in_metadata_) throw FileError(file_, "__metadata__ " + problem);
     fail_tensor(file_, name_, problem);
   }
-  [[noreturn]] void fail_key(const std::string& problem) const {
-    fail("key " + in_quotes(key_) + " " + problem);
-  }
-
   const std::string& file_;
   const std::uint64_t data_bytes_;
   const Strict strict_;
@@ -374,11 +364,10 @@ class HeaderReader {
   Place place_ = Place::file;
   std::vector<Place> places_;  ///< those around place_
   bool in_metadata_ = false, has_metadata_ = false;
-  std::string name_, key_;  ///< of the tensor, or within the metadata
-  Field field_ = Field::other;
-  std::array<bool, 3> has_ = {};
-  TensorInfo entry_;
-  TensorShape offsets_;
+  std::string name_, field_;  ///< of the tensor
+  std::string key_;           ///< within the metadata
+  std::optional<std::string> dtype_;
+  std::optional<TensorShape> shape_, offsets_;
 };
 
 /// Sorted by offsets, tensors must follow one another from the first byte of the data to the last.

@@ -19,7 +19,11 @@ struct Linear {
   using Input = ConstBatchRef<Scalar, In>;
   using Output = ConstBatchRef<Scalar, Out>;
 
-  Matrix<Scalar, Out, In> weight;
+  /// Of fixed size if that is at most what Eigen lets stand in an object; from the heap, once, otherwise.
+  static constexpr bool fits = times(Out, In) != Dynamic &&
+                               (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
+                                std::size_t(times(Out, In)) * sizeof(Scalar) <= EIGEN_STACK_ALLOCATION_LIMIT);
+  Matrix<Scalar, fits ? Out : Dynamic, fits ? In : Dynamic> weight;
   OptionalVector<Scalar, Out> bias;
 
   static constexpr auto parameters() {

@@ -36,7 +36,7 @@ struct Mlp {
   };
 
   Linear<Scalar, In, Hidden> first;
-  std::vector<Linear<Scalar, Hidden, Hidden>> middle;  ///< empty unless there are more than two layers
+  std::vector<Linear<Scalar>> middle;  ///< empty unless there are more than two layers
   Linear<Scalar, Hidden, Out> last;
   Activation activation = Activation::gelu;
 

@@ -117,9 +117,10 @@ class DeltaOperator {
   DeltaOperator transpose() const { return as_given(k_.conjugate(), beta_); }
 
   /// I - beta' k k^H with beta' = beta / (beta |k|^2 - 1): the transpose only where beta |k|^2 is 0 or 2.
-  /// @throws std::domain_error at beta |k|^2 = 1, where A is a projection.
+  /// @throws std::domain_error where beta |k|^2 is 1 to within rounding: a projection has no inverse.
   DeltaOperator inverse() const {
-    if (determinant() == Real(0))
+    using std::abs;
+    if (abs(determinant()) <= Real(8) * Eigen::NumTraits<Real>::epsilon())
       throw std::domain_error("ddl::DeltaOperator::inverse: beta |k|^2 is 1, a projection has no inverse");
     return as_given(k_, beta_ / (beta_ * k2_ - Real(1)));
   }

@@ -32,10 +32,9 @@ class DeltaProduct {
   using Operator = DeltaOperator<Scalar, Rows>;
 
   /// The empty product on vectors of size `rows`: the identity.
-  explicit DeltaProduct(Index rows = Rows == Dynamic ? 0 : Rows) : directions_(rows, 0), writes_(0, 0) {
-    check_positive("ddl::DeltaProduct", "rows", rows);
-    check_fixed("ddl::DeltaProduct", "rows", rows, Rows);
-  }
+  /// @throws std::invalid_argument if `rows` is below 1 or differs from the fixed number.
+  explicit DeltaProduct(Index rows = Rows == Dynamic ? 0 : Rows)
+      : directions_(checked(rows), 0), writes_(0, 0) {}
 
   Index rows() const noexcept { return directions_.rows(); }
   Index cols() const noexcept { return directions_.rows(); }
@@ -70,7 +69,7 @@ class DeltaProduct {
     check_apply(X, Y);
     Small Z = directions().adjoint() * X.template cast<AccumScalar>();
     if (writes()) Z -= written();
-    Z = betas().asDiagonal() * Z;
+    Z = betas().template cast<AccumScalar>().asDiagonal() * Z;
     unit_lower().template triangularView<Eigen::UnitLower>().solveInPlace(Z);
     subtract(X, Z, Y);
   }
@@ -90,7 +89,7 @@ class DeltaProduct {
     check_shape("ddl::DeltaProduct", "Y", Y, X.rows(), X.cols());
     Small Z = directions().adjoint() * X.template cast<AccumScalar>();
     unit_lower().adjoint().template triangularView<Eigen::UnitUpper>().solveInPlace(Z);
-    Z = betas().asDiagonal() * Z;
+    Z = betas().template cast<AccumScalar>().asDiagonal() * Z;
     subtract(X, Z, Y);
   }
 
@@ -138,6 +137,11 @@ class DeltaProduct {
  private:
   using Small = Matrix<AccumScalar>;
 
+  static Index checked(Index rows) {
+    check_positive("ddl::DeltaProduct", "rows", rows);
+    check_fixed("ddl::DeltaProduct", "rows", rows, Rows);
+    return rows;
+  }
   Index capacity() const noexcept { return directions_.cols(); }
 
   void push_row(const Operator& op, const Matrix<AccumScalar, 1, Dynamic>* v) {
@@ -157,7 +161,7 @@ class DeltaProduct {
     ++size_;
   }
 
-  Small unit_lower() const { return betas().asDiagonal() * overlaps(); }
+  Small unit_lower() const { return betas().template cast<AccumScalar>().asDiagonal() * overlaps(); }
 
   template <class In, class Out>
   void check_apply(const Eigen::MatrixBase<In>& X, const Eigen::MatrixBase<Out>& Y) const {
@@ -176,7 +180,7 @@ class DeltaProduct {
   }
 
   Matrix<AccumScalar, Rows, Dynamic> directions_;
-  Vector<AccumScalar> betas_;
+  Vector<Real> betas_;
   Small overlaps_;
   Small writes_;
   Index size_ = 0;

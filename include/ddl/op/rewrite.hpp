@@ -228,33 +228,31 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
   check_shape(where, "Y", Y, d, N * m);
   if (kind != Rewrite::additive) check_shape(where, "v", v, m, N);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
+    const Index stride_x = X.colStride(), stride_y = Y.colStride();
     for (Index n = begin; n < end; ++n) {
       const Scalar* kt = edit.direction.data() + n * d;
-      Real s(0);
-      if (kind == Rewrite::delta) {
-        Real norm2(0);
-        Real* u = edit.readout.data() + n * m;
+      const Scalar* state = X.data() + n * m * stride_x;
+      Scalar* out = Y.data() + n * m * stride_y;
+      Real* u = edit.readout.data() + n * m;
+      Real* r = edit.correction.data() + n * m;
+      Real norm2(0), s(0);
+      if (kind != Rewrite::additive) {
         detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-          detail::dots<Group, true>(d, kt, X.data() + (n * m + j) * X.outerStride(), X.outerStride(), u + j,
-                                    &norm2);
+          detail::dots<Group, true>(d, kt, state + j * stride_x, stride_x, u + j, &norm2);
         });
         s = direction_scale(edit.direction.col(n), norm2, Real(k_eps));
-        edit.readout.col(n) *= s;
-        edit.correction.col(n) = v.col(n) - edit.readout.col(n);
-      } else if (kind == Rewrite::write_only) {
-        s = direction_scale(edit.direction.col(n),
-                            Real(edit.direction.col(n).template cast<Real>().squaredNorm()), Real(k_eps));
-        edit.readout.col(n).setZero();
-        edit.correction.col(n) = v.col(n);
+        const Real read = kind == Rewrite::delta ? s : Real(0);
+        for (Index j = 0; j < m; ++j) {
+          u[j] *= read;
+          r[j] = v.data()[n * v.colStride() + j] - u[j];
+        }
       }
-      edit.scale(n) = s;
-      const Real step = s * edit.beta(n);
+      edit.scale.data()[n] = s;
+      const Real step = s * edit.beta.data()[n];
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
-        p.setOnes();
-        if (kind != Rewrite::additive) p = step * edit.correction.col(n).template segment<Group>(j).array();
-        detail::add_outer<Group>(d, kt, p, X.data() + (n * m + j) * X.outerStride(), X.outerStride(),
-                                 Y.data() + (n * m + j) * Y.outerStride(), Y.outerStride());
+        for (int c = 0; c < Group; ++c) p[c] = kind == Rewrite::additive ? Real(1) : Real(step * r[j + c]);
+        detail::add_outer<Group>(d, kt, p, state + j * stride_x, stride_x, out + j * stride_y, stride_y);
       });
     }
   });
@@ -274,37 +272,39 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
   check_shape(where, "dX", dX, d, N * m);
   gradient.resize(d, m, N);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
+    const Index stride_x = X.colStride(), stride_dx = dX.colStride();
     for (Index n = begin; n < end; ++n) {
       const Scalar* kt = edit.direction.data() + n * d;
-      const Real s = edit.scale(n), beta = edit.beta(n);
-      auto g = gradient.value.col(n);  // g first, then dv = beta g
-      Real w(0);
+      const Real* u = edit.readout.data() + n * m;
+      const Real* r = edit.correction.data() + n * m;
+      auto* state = X.data() + n * m * stride_x;
+      Scalar* slope = dX.data() + n * m * stride_dx;
+      Real* dv = gradient.value.data() + n * m;  // first g, then beta g
+      const Real s = edit.scale.data()[n], beta = edit.beta.data()[n], step = s * beta;
+      Real gr(0), gu(0);
       if (kind == Rewrite::additive) {
-        g.setZero();
-        gradient.beta(n) = Real(0);
+        std::fill_n(dv, m, Real(0));
       } else {
         for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-          dots<Group, false, Scalar>(d, kt, dX.data() + (n * m + j) * dX.outerStride(), dX.outerStride(),
-                                     gradient.value.data() + n * m + j, nullptr);
+          dots<Group, false, Scalar>(d, kt, slope + j * stride_dx, stride_dx, dv + j, nullptr);
         });
-        g *= s;
-        const Real gr = g.dot(edit.correction.col(n));
-        gradient.beta(n) = gr;
-        w = s * s * beta * (gr - g.dot(edit.readout.col(n)));
+        for (Index j = 0; j < m; ++j) {
+          dv[j] *= s;
+          gr += dv[j] * r[j];
+          gu += dv[j] * u[j];
+        }
       }
+      gradient.beta.data()[n] = gr;
       for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-        detail::Coefficients<Group, Real> p, q;
-        p.setOnes();
-        q.setZero();
-        if (kind != Rewrite::additive)
-          p = s * beta * edit.correction.col(n).template segment<Group>(j).array();
-        if (kind == Rewrite::delta) q = s * beta * g.template segment<Group>(j).array();
-        auto* state = X.data() + (n * m + j) * X.outerStride();
-        Scalar* slope = dX.data() + (n * m + j) * dX.outerStride();
-        Scalar* dkt = gradient.direction.data() + n * d;
-        pull_back<Group, Undo>(d, kt, p, q, w, j == 0, state, X.outerStride(), slope, dX.outerStride(), dkt);
+        Coefficients<Group, Real> p, q;
+        for (int c = 0; c < Group; ++c) {
+          p[c] = kind == Rewrite::additive ? Real(1) : Real(step * r[j + c]);
+          q[c] = kind == Rewrite::delta ? Real(step * dv[j + c]) : Real(0);
+        }
+        pull_back<Group, Undo>(d, kt, p, q, Real(s * step * (gr - gu)), j == 0, state + j * stride_x,
+                               stride_x, slope + j * stride_dx, stride_dx, gradient.direction.data() + n * d);
       });
-      g *= beta;
+      for (Index j = 0; j < m; ++j) dv[j] *= beta;
     }
   });
 }
@@ -350,9 +350,9 @@ void rewrite_rewind(Rewrite kind, const Edit<Scalar, Rows, Cols, Tokens>& edit,
         detail::Coefficients<Group, Real> p;
         p.setConstant(Real(-1));
         if (kind != Rewrite::additive) p = -step * edit.correction.col(n).template segment<Group>(j).array();
-        Scalar* state = X.data() + (n * m + j) * X.outerStride();
-        detail::add_outer<Group>(d, edit.direction.data() + n * d, p, state, X.outerStride(), state,
-                                 X.outerStride());
+        Scalar* state = X.data() + (n * m + j) * X.colStride();
+        detail::add_outer<Group>(d, edit.direction.data() + n * d, p, state, X.colStride(), state,
+                                 X.colStride());
       });
     }
   });
