@@ -24,7 +24,9 @@ template <class Scalar, int Rows = Dynamic>
 using OptionalVector = Eigen::Matrix<Scalar, Dynamic, 1, Eigen::ColMajor, Rows, 1>;
 
 template <class Scalar, int Rows = Dynamic, int Cols = Dynamic>
-using OptionalMatrix = Eigen::Matrix<Scalar, Dynamic, Dynamic, Eigen::ColMajor, Rows, Cols>;
+using OptionalMatrix =
+    Eigen::Matrix<Scalar, Dynamic, Dynamic, (Rows == 1 && Cols != 1) ? Eigen::RowMajor : Eigen::ColMajor,
+                  Rows, Cols>;
 
 /// Views of a batch with any number of columns. A ConstBatchRef copies (allocates) if it is given a row-major
 /// matrix or an expression; a BatchRef does not compile then.

@@ -4,6 +4,8 @@
 /// eigen_assert.
 #pragma once
 
+#include <array>
+#include <charconv>
 #include <stdexcept>
 #include <string>
 
@@ -38,14 +40,20 @@ inline void check_fixed(const char* where, const char* what, Index value, int fi
     fail(where, what, std::to_string(value), std::to_string(fixed) + " (fixed)");
 }
 
+/// The shortest text that reads back as the same number.
+inline std::string number_text(double value) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
+}
+
 inline void check_finite(const char* where, const char* what, double value) {
-  if (!is_finite(value)) fail(where, what, std::to_string(value), "a finite number");
+  if (!is_finite(value)) fail(where, what, number_text(value), "a finite number");
 }
 
 /// Written so that NaN fails too.
 inline void check_range(const char* where, const char* what, double value, bool inside,
                         const char* expected) {
-  if (!is_finite(value) || !inside) fail(where, what, std::to_string(value), expected);
+  if (!is_finite(value) || !inside) fail(where, what, number_text(value), expected);
 }
 
 }  // namespace ddl

@@ -63,9 +63,10 @@ struct ParameterPath {
   }
 };
 
-/// A part lists its parameters by a static member function `parameters()`.
+/// A part has a Scalar and lists its parameters by a static member function `parameters()`.
 template <class T>
 concept Part = requires {
+  typename std::remove_cvref_t<T>::Scalar;
   std::remove_cvref_t<T>::parameters();
 };
 

@@ -20,15 +20,15 @@ struct DeltaResNetSettings {
   BlockSettings block = {};
 };
 
-/// What a cache keeps of every layer between the forward and the backward pass, in scalars per token:
+/// What a cache keeps of every layer between the forward and the backward pass, in scalars per sample:
 ///
 ///     training           the state (d m), the edit (d + 2 m + 2) and the sublayer's activations
 ///     recompute          the state and the edit; activations are computed again
-///     rewind             the edit and the activations; states are taken back from the last one, X = Y - beta
-///     k r^T rewind_recompute   the edit inference          nothing: one layer's worth, which every block
-///     uses in turn; there is no way back
+///     rewind             the edit and the activations; states are taken back from the last, X = Y - beta k r^T
+///     rewind_recompute   the edit
+///     inference          nothing: one layer's worth serves every block in turn, and there is no way back
 ///
-/// Gradients are the same in all four, but for rounding.
+/// Gradients are the same in all four that have them, but for rounding.
 enum class Memory { training, recompute, rewind, rewind_recompute, inference };
 
 constexpr bool stores_states(Memory memory) noexcept {
@@ -129,10 +129,10 @@ struct DeltaResNet {
     check_fixed("ddl::DeltaResNet::make_cache", "samples", samples, Tokens);
     Cache<Tokens> cache;
     cache.memory = memory;
-    const std::size_t layers = blocks.size(), one = (std::min)(layers, std::size_t{1});
-    cache.states.resize(state_count(memory));
-    cache.edits.resize(memory == Memory::inference ? one : layers);
-    cache.activations.resize(stores_activations(memory) ? layers : one);
+    const auto [states, edits, activations] = kept_counts(memory);
+    cache.states.resize(states);
+    cache.edits.resize(edits);
+    cache.activations.resize(activations);
     prepare(cache, samples);
     if (memory == Memory::inference) forward(Matrix<Scalar>::Zero(inputs(), samples), cache);
     return cache;
@@ -202,7 +202,14 @@ struct DeltaResNet {
   }
 
  private:
-  std::size_t state_count(Memory memory) const { return stores_states(memory) ? blocks.size() + 1 : 1; }
+  struct Counts {
+    std::size_t states, edits, activations;
+  };
+  Counts kept_counts(Memory memory) const {
+    const std::size_t layers = blocks.size(), one = (std::min)(layers, std::size_t{1});
+    return {stores_states(memory) ? layers + 1 : 1, memory == Memory::inference ? one : layers,
+            stores_activations(memory) ? layers : one};
+  }
   /// Layer l's entry, or the one that all layers share.
   template <class T>
   static T& kept(std::vector<T>& entries, std::size_t l) {
@@ -222,10 +229,12 @@ struct DeltaResNet {
   }
   template <int Tokens>
   void check_cache(const char* where, const Cache<Tokens>& cache) const {
-    const std::size_t wanted = state_count(cache.memory);
-    if (cache.states.size() != wanted)
-      fail(where, "the cache", "for " + std::to_string(cache.states.size()) + " states",
-           "one from make_cache, for " + std::to_string(wanted));
+    const auto [states, edits, activations] = kept_counts(cache.memory);
+    if (cache.states.size() != states || cache.edits.size() != edits ||
+        cache.activations.size() != activations)
+      fail(where, "the cache",
+           "for a net of " + std::to_string(cache.edits.size()) + " blocks, or another memory mode",
+           "one from make_cache of this net of " + std::to_string(blocks.size()));
   }
 };
 

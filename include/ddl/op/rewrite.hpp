@@ -280,7 +280,8 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
       auto* state = X.data() + n * m * stride_x;
       Scalar* slope = dX.data() + n * m * stride_dx;
       Real* dv = gradient.value.data() + n * m;  // first g, then beta g
-      const Real s = edit.scale.data()[n], beta = edit.beta.data()[n], step = s * beta;
+      const Real s = edit.scale.data()[n], beta = kind == Rewrite::additive ? Real(0) : edit.beta.data()[n];
+      const Real step = s * beta;
       Real gr(0), gu(0);
       if (kind == Rewrite::additive) {
         std::fill_n(dv, m, Real(0));

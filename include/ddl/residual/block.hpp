@@ -97,7 +97,7 @@ struct BlockSettings {
 ///
 ///   X, Y, dX   d x (N m)
 ///
-/// Sizes are fixed at compile time (then nothing here touches the heap) or Dynamic. A block is a value:
+/// Sizes are fixed at compile time (then nothing here touches the heap, for one sample at a time) or Dynamic. A block is a value:
 /// copying it copies its weights, and its gradient is another block. forward is const and safe to share
 /// between threads.
 ///
@@ -193,7 +193,9 @@ struct DeltaResidualBlock {
   template <int Tokens, Executor E = Serial>
   void forward(const Input& X, State Y, Edits<Tokens>& edit, Activations<Tokens>& kept,
                const E& executor = {}) const {
-    eigen_assert(X.cols() % value_channels == 0 && Y.rows() == X.rows() && Y.cols() == X.cols());
+    const Index cols = X.cols() / value_channels * value_channels;
+    check_shape("ddl::DeltaResidualBlock::forward", "X", X, width, cols);
+    check_shape("ddl::DeltaResidualBlock::forward", "Y", Y, width, cols);
     run_parts(X, edit, kept, executor);
     rewrite_forward(rewrite, X, edit, kept.value, Y, k_eps, executor);
   }

@@ -71,7 +71,7 @@ GradientReport check_gradients(Model& model, const Model& gradient, Loss&& loss,
         // Differences of a loss of order 1 cannot tell a gradient below this from zero.
         if (size < 1e-12 && !settings.allow_zero && report.vacuous.empty())
           report.vacuous = path.str().empty() ? "the matrix" : path.str();
-        const double relative = worst > 0 ? worst / (std::max)(size, 1e-12) : 0;
+        const double relative = !is_finite(worst) ? worst : worst / (std::max)(size, 1e-12);
         if (!(relative <= report.error) || report.name.empty()) {
           report.error = relative;
           report.name = path.str();

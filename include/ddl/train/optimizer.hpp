@@ -45,14 +45,15 @@ double global_norm(const Model& model, const E& executor = {}) {
   return std::sqrt(sum);
 }
 
-/// Scales the gradient by max_norm / (norm + 1e-6) where that is below 1, as PyTorch does.
+/// Scales the gradient by max_norm / (norm + 1e-6) where that is below 1, as PyTorch does. A gradient whose norm is
+/// not finite is left as it is, for the caller to see.
 /// @return the norm before. @throws std::invalid_argument unless max_norm is a number above 0.
 template <class Model, Executor E = Serial>
 double clip_global_norm(Model& gradient, double max_norm, const E& executor = {}) {
   check_range("ddl::clip_global_norm", "max_norm", max_norm, max_norm > 0, "a number above 0");
   const double norm = global_norm(gradient, executor);
   const double scale = max_norm / (norm + 1e-6);
-  if (scale < 1)
+  if (is_finite(norm) && scale < 1)
     for_each_parameter(
         [&](const ParameterPath&, auto& p) {
           using Scalar = typename std::remove_cvref_t<decltype(p)>::Scalar;

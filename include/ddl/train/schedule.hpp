@@ -16,7 +16,7 @@ struct ConstantSchedule {
 
 struct WarmupCosineSettings {
   double peak = 1e-3;
-  double floor = 0;  ///< the rate from the last step on
+  double floor = 0;  ///< the rate once all steps are done
   Index warmup = 0;  ///< steps of linear rise; the first step has peak / warmup
   Index steps = 1;   ///< the steps of the whole run
 };
@@ -40,6 +40,7 @@ class WarmupCosine {
 
   double operator()(Index step) const noexcept {
     const auto [peak, floor, warmup, steps] = settings_;
+    if (step >= steps) return floor;
     if (step < warmup) return peak * static_cast<double>(step + 1) / static_cast<double>(warmup);
     const double done =
         static_cast<double>(step - warmup) / static_cast<double>((std::max)(Index(1), steps - warmup));
