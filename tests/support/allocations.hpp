@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-/// @file  Counts heap allocations. Include it in one translation unit of a test: it replaces the global operator new,
-/// and malloc too where the C library lets it (glibc), as Eigen calls malloc.
+/// @file  Counts heap allocations. Include it in one translation unit of a program: it replaces malloc where
+/// the C library lets it (glibc; Eigen calls malloc, and so does operator new), and operator new alone
+/// elsewhere.
 #pragma once
 
 #include <atomic>
@@ -8,9 +9,20 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#include <malloc.h>
+#define DDL_TEST_REPLACES_MALLOC 1
+#else
+#define DDL_TEST_REPLACES_MALLOC 0
+#endif
+
 namespace ddl::test {
 
+/// Whether bytes_in_use is kept, and Eigen's own allocations are seen.
+inline constexpr bool counts_malloc = DDL_TEST_REPLACES_MALLOC;
+
 inline std::atomic<long> allocation_count{0};
+inline std::atomic<long> bytes_in_use{0};
 
 /// The number of allocations that f() makes.
 template <class F>
@@ -22,27 +34,37 @@ long allocations_in(F&& f) {
 
 }  // namespace ddl::test
 
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
+#if DDL_TEST_REPLACES_MALLOC
+namespace ddl::test {
+inline void* counted(void* memory) {
+  ++allocation_count;
+  if (memory) bytes_in_use += static_cast<long>(malloc_usable_size(memory));
+  return memory;
+}
+inline void forget(void* memory) {
+  if (memory) bytes_in_use -= static_cast<long>(malloc_usable_size(memory));
+}
+}  // namespace ddl::test
+
 extern "C" {
 void* __libc_malloc(std::size_t);
 void* __libc_calloc(std::size_t, std::size_t);
 void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
-void* malloc(std::size_t size) {
-  ++ddl::test::allocation_count;
-  return __libc_malloc(size);
-}
-void* calloc(std::size_t count, std::size_t size) {
-  ++ddl::test::allocation_count;
-  return __libc_calloc(count, size);
-}
+void __libc_free(void*);
+
+void* malloc(std::size_t size) { return ddl::test::counted(__libc_malloc(size)); }
+void* calloc(std::size_t count, std::size_t size) { return ddl::test::counted(__libc_calloc(count, size)); }
 void* realloc(void* old, std::size_t size) {
-  ++ddl::test::allocation_count;
-  return __libc_realloc(old, size);
+  ddl::test::forget(old);
+  return ddl::test::counted(__libc_realloc(old, size));
 }
 void* aligned_alloc(std::size_t alignment, std::size_t size) {
-  ++ddl::test::allocation_count;
-  return __libc_memalign(alignment, size);
+  return ddl::test::counted(__libc_memalign(alignment, size));
+}
+void free(void* memory) {
+  ddl::test::forget(memory);
+  __libc_free(memory);
 }
 }
 #else

@@ -13,7 +13,8 @@ namespace ddl::test {
 
 /// Identities that hold exactly but for rounding: 10 eps of the scalar.
 template <class Scalar>
-constexpr double identity_tolerance = 10 * static_cast<double>(std::numeric_limits<RealOf<Scalar>>::epsilon());
+constexpr double identity_tolerance = 10 *
+                                      static_cast<double>(std::numeric_limits<RealOf<Scalar>>::epsilon());
 
 /// Hand-written gradients in double against central differences.
 inline constexpr double gradient_tolerance = 1e-7;
@@ -21,8 +22,30 @@ inline constexpr double gradient_tolerance = 1e-7;
 /// The same computation in float and in double.
 inline constexpr double float_tolerance = 1e-5;
 
-/// |a - b| / max(1, |b|), largest entries; NaN if there is a NaN anywhere, infinite if the shapes differ. Use as
-/// CHECK(error(a, b) <= tolerance): NaN fails.
+/// A result stored in 16 bits against one in float: the rounding of data and result, four units in all.
+template <class Scalar>
+inline constexpr double storage_tolerance = 4.0 / (1 << std::numeric_limits<Scalar>::digits);
+
+/// n identities one after the other: 2 eps for each, and no less than one may have. (Eigen's own product of
+/// 64 dense reflections is off by 64 eps.)
+template <class Scalar>
+constexpr double sequence_tolerance(Index n) {
+  return identity_tolerance<Scalar> * (std::max)(1.0, static_cast<double>(n) / 5);
+}
+
+/// A gradient that is the difference of several sums, each rounded like an identity.
+template <class Scalar>
+constexpr double slope_tolerance = 4 * identity_tolerance<Scalar>;
+
+/// A state after 200 layers and back, against what it was.
+template <class Scalar>
+inline constexpr double rewind_tolerance = std::is_same_v<Scalar, float> ? 1e-5 : 1e-12;
+
+/// 64 operators and back: the condition of their product is not 1 (0.7^-13 for the gates that the tests mix).
+inline constexpr double undo_tolerance = 1e-9;
+
+/// |a - b| / max(1, |b|), largest entries; NaN if there is a NaN anywhere, infinite if the shapes differ. Use
+/// as CHECK(error(a, b) <= tolerance): NaN fails.
 template <class A, class B>
 double error(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
   if (a.rows() != b.rows() || a.cols() != b.cols()) return std::numeric_limits<double>::infinity();

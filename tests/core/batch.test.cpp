@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+#include "ddl/core/batch.hpp"
+
+#include "support/catch.hpp"
+
+TEST_CASE("sizes multiply, and Dynamic with anything is Dynamic", "[core][batch]") {
+  STATIC_REQUIRE(ddl::times(3, 4) == 12);
+  STATIC_REQUIRE(ddl::times(ddl::Dynamic, 4) == ddl::Dynamic);
+  STATIC_REQUIRE(ddl::times(4, ddl::Dynamic) == ddl::Dynamic);
+}
+
+TEST_CASE("matrices are column-major unless Eigen allows only row-major", "[core][batch]") {
+  STATIC_REQUIRE_FALSE(ddl::Matrix<float>::IsRowMajor);
+  STATIC_REQUIRE_FALSE(ddl::Matrix<float, 3, 1>::IsRowMajor);
+  STATIC_REQUIRE_FALSE(ddl::Matrix<float, 1, 1>::IsRowMajor);
+  STATIC_REQUIRE(ddl::Matrix<float, 1, ddl::Dynamic>::IsRowMajor);
+}
+
+TEST_CASE("the state of sample n is the n-th group of columns, to read and to write", "[core][batch]") {
+  Eigen::MatrixXd states = Eigen::RowVectorXd::LinSpaced(12, 0, 11).replicate(3, 1);
+  const Eigen::MatrixXd& constant = states;
+  for (Eigen::Index n = 0; n < 3; ++n) {
+    CHECK(ddl::state_of(constant, n, 4) == states.middleCols(4 * n, 4));
+    CHECK(ddl::state_of<4>(constant, n, 4) == states.middleCols(4 * n, 4));
+  }
+  STATIC_REQUIRE(decltype(ddl::state_of<4>(constant, 0, 4))::ColsAtCompileTime == 4);
+  ddl::state_of(states, 1, 4).setConstant(-1);
+  CHECK((states.array() == -1).count() == 12);
+  CHECK((states.middleCols(4, 4).array() == -1).all());
+}
+
+TEST_CASE("an optional vector of fixed size lives in place, full or empty", "[core][batch]") {
+  STATIC_REQUIRE(sizeof(ddl::OptionalVector<double, 8>) <= 8 * sizeof(double) + 2 * sizeof(ddl::Index));
+  ddl::OptionalVector<double, 8> v;
+  CHECK(v.size() == 0);
+  v.resize(8);
+  CHECK(v.size() == 8);
+}

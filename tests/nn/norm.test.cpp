@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+#include "ddl/nn/norm.hpp"
+
+#include "support/layer_suite.hpp"
+
+using namespace ddl;
+using namespace ddl::test;
+
+namespace {
+
+template <template <class, int> class Norm, class Scalar, bool Fixed>
+struct NormLayer : LayerBase<Norm<Scalar, size<Fixed>(small_width)>, size<Fixed>(small_width)> {
+  using Cache = typename NormLayer::Part::template Cache<size<Fixed>(small_samples)>;
+  bool in_place = false;
+
+  auto make(Index width, Random&) const { return typename NormLayer::Part(width, 0.5); }
+  void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
+    part.forward(x, y, cache, order);
+  }
+  void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
+                auto& gradient, const Order& order) const {
+    if (in_place) dx = dy;
+    part.backward(x, cache, in_place ? dx : dy, dx, gradient, order);
+  }
+};
+
+template <class Scalar, bool Fixed>
+struct RmsNormLayer : NormLayer<RmsNorm, Scalar, Fixed> {};
+template <class Scalar, bool Fixed>
+struct NoNormLayer : NormLayer<NoNorm, Scalar, Fixed> {
+  static constexpr bool has_pieces = false;
+};
+
+}  // namespace
+
+TEST_CASE("RMSNorm passes the suite, also with dx in place of dy", "[nn][norm][grad]") {
+  check_layer<RmsNormLayer>();
+  check_differences(RmsNormLayer<double, false>{{{}, true}});
+}
+
+TEST_CASE("no norm passes the suite", "[nn][norm][grad]") { check_layer<NoNormLayer>(); }
+
+TEST_CASE("RMSNorm scales every column to a mean square of 1 before its weight, which starts at 1",
+          "[nn][norm]") {
+  Random random(2);
+  Matrix<double> x(50, 4), y(50, 4);
+  fill(random, x, 3);
+  x.col(3).setZero();
+  RmsNorm<double> norm(50, 1e-12);
+  RmsNorm<double>::Cache<> cache;
+  norm.forward(x, y, cache);
+  for (Index n = 0; n < 3; ++n) CHECK(y.col(n).squaredNorm() / 50 == Catch::Approx(1).epsilon(1e-10));
+  CHECK(y.col(3).isZero(0));
+  const Matrix<double> unweighted = y;
+  norm.weight.setLinSpaced(-1, 2);
+  norm.forward(x, y, cache);
+  CHECK(error(y, (norm.weight.asDiagonal() * unweighted).eval()) <= identity_tolerance<double>);
+}
+
+TEST_CASE("norms map an empty batch to an empty batch", "[nn][norm]") {
+  const RmsNorm<double> norm(3);
+  RmsNorm<double> gradient = zeros_like(norm);
+  RmsNorm<double>::Cache<> cache;
+  const Matrix<double> x(3, 0);
+  Matrix<double> y(3, 0);
+  norm.forward(x, y, cache);
+  norm.backward(x, cache, x, y, gradient);
+  CHECK(gradient.weight.isZero(0));
+}
+
+TEST_CASE("RMSNorm refuses a width below 1 and an eps that is not above 0", "[nn][norm][errors]") {
+  using Fixed = RmsNorm<double, 3>;
+  CHECK_THROWS_WITH(RmsNorm<double>(0), "ddl::RmsNorm: width is 0, expected at least 1");
+  CHECK_THROWS_WITH(Fixed(4), "ddl::RmsNorm: width is 4, expected 3 (fixed)");
+  CHECK_THROWS_WITH(RmsNorm<double>(3, 0), "ddl::RmsNorm: eps is 0.000000, expected a number above 0");
+  CHECK_THROWS_WITH(RmsNorm<double>(3, not_a_number), "ddl::RmsNorm: eps is nan, expected a number above 0");
+  CHECK_THROWS_AS(RmsNorm<double>(3, -1), std::invalid_argument);
+}

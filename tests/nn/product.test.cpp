@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+#include "ddl/nn/product.hpp"
+
+#include "support/layer_suite.hpp"
+
+using namespace ddl;
+using namespace ddl::test;
+
+namespace {
+
+/// A, B and C as blocks of larger matrices, so that no outer stride is a size.
+template <class Scalar>
+struct Operands {
+  Matrix<Scalar> a, b, c;
+  Vector<Scalar> bias;
+  Index rows, cols, depth;
+
+  Operands(Index rows_, Index cols_, Index depth_)
+      : a(rows_ + 2, depth_ + 1),
+        b(depth_ + 3, cols_ + 1),
+        c(rows_ + 1, cols_ + 2),
+        bias(rows_),
+        rows(rows_),
+        cols(cols_),
+        depth(depth_) {
+    Random random(7);
+    fill(random, a);
+    fill(random, b);
+    fill(random, c);
+    fill(random, bias);
+  }
+};
+
+// One; around half a tile, a tile and two; more than one tile by far.
+constexpr Index sizes[] = {1, 2, 127, 128, 129, 256, 257, 600};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("products are Eigen's, and of transposes on either side", "[nn][product]", float, double) {
+  const Index rows = GENERATE(from_range(std::begin(sizes), std::end(sizes)));
+  const Index cols = GENERATE(Index(1), Index(5), Index(128), Index(300));
+  const Index depth = GENERATE(Index(1), Index(17), Index(300));
+  CAPTURE(rows, cols, depth);
+  using RowMajor = Eigen::Matrix<TestType, Dynamic, Dynamic, Eigen::RowMajor>;
+  const double tolerance = identity_tolerance<TestType>;
+  const Order order{true};
+  Operands<TestType> o(rows, cols, depth);
+  const auto a = o.a.topLeftCorner(rows, depth);
+  const auto b = o.b.topLeftCorner(depth, cols);
+  auto c = o.c.topLeftCorner(rows, cols);
+  const Matrix<TestType> around = o.c, expected = a * b;
+  const RowMajor a_rows = a, b_rows = b;
+
+  product(a, b, c, order);
+  CHECK(relative_error(c, expected) <= tolerance);
+  CHECK(o.c.col(cols) == around.col(cols));  // nothing beside C is written
+  CHECK(o.c.row(rows) == around.row(rows));
+  product(a_rows, b, c, order);
+  CHECK(relative_error(c, expected) <= tolerance);
+  add_product(a, b_rows, c, order);
+  CHECK(relative_error(c, (2 * expected).eval()) <= tolerance);
+  affine(a, b, o.bias, c, order);
+  CHECK(relative_error(c, (expected.colwise() + o.bias).eval()) <= tolerance);
+}
+
+TEST_CASE("a product of no depth is zero, and one of no rows or columns is nothing", "[nn][product]") {
+  const Matrix<double> a(3, 0), b(0, 2);
+  Matrix<double> c = Matrix<double>::Ones(3, 2), none(3, 0);
+  add_product(a, b, c, Serial{});
+  CHECK(c == Matrix<double>::Ones(3, 2));
+  product(a, b, c, Serial{});
+  CHECK(c.isZero(0));
+  product(a, Matrix<double>(0, 0), none, Serial{});
+  CHECK(none.cols() == 0);
+}
+
+TEST_CASE("row sums are added over all columns", "[nn][product]") {
+  Random random(3);
+  const Index rows = GENERATE(Index(1), Index(64), Index(65), Index(200));
+  Matrix<double> x(rows, 5);
+  fill(random, x);
+  Vector<double> sum = Vector<double>::Ones(rows);
+  add_row_sums(x, sum, Order{true});
+  CHECK(error(sum, (x.rowwise().sum().array() + 1).matrix()) <= identity_tolerance<double>);
+}
+
+TEST_CASE("scalars without packed kernels are multiplied entry by entry", "[nn][product]") {
+  using Complex = std::complex<double>;
+  Operands<float> real(3, 2, 4), imaginary(4, 2, 3);
+  Matrix<Complex> a(3, 4), b(4, 2), c(3, 2);
+  a.real() = real.a.topLeftCorner(3, 4).cast<double>();
+  a.imag() = imaginary.a.topLeftCorner(3, 4).cast<double>();
+  b.real() = real.b.topLeftCorner(4, 2).cast<double>();
+  b.imag() = imaginary.b.topLeftCorner(4, 2).cast<double>();
+  product(a, b, c, Serial{});
+  CHECK((c - a * b).norm() <= identity_tolerance<double>);
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#include "ddl/residual/compressor.hpp"
+
+#include "support/layer_suite.hpp"
+
+using namespace ddl;
+using namespace ddl::test;
+
+namespace {
+
+template <int Channels>
+struct Compressor {
+  template <class Scalar, bool Fixed>
+  struct Layer : LayerBase<ChannelCompressor<Scalar, size<Fixed>(small_width), size<Fixed>(Channels)>,
+                           size<Fixed>(small_width)> {
+    using Cache = typename Layer::Part::template Cache<size<Fixed>(small_samples)>;
+    Compression kind;
+
+    static Index x_cols(Index samples) { return samples * Channels; }
+    static bool adds() { return true; }
+    auto make(Index width, Random& random) const {
+      return typename Layer::Part({kind}, width, Channels, random);
+    }
+    void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
+      y = part.forward(x, cache, order);
+      if (part.output(x, cache) != y) FAIL("output is not what forward returned");
+    }
+    void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
+                  auto& gradient, const Order& order) const {
+      part.backward(x, cache, dy, dx, gradient, order);
+    }
+  };
+};
+
+}  // namespace
+
+TEST_CASE("every compressor passes the suite", "[residual][compressor][grad]") {
+  SECTION("identity") { check_layer<Compressor<1>::Layer>(Compression::identity); }
+  SECTION("channel mix of one channel") { check_layer<Compressor<1>::Layer>(Compression::channel_mix); }
+  SECTION("mean of three channels") { check_layer<Compressor<3>::Layer>(Compression::mean); }
+  SECTION("channel mix of three channels") { check_layer<Compressor<3>::Layer>(Compression::channel_mix); }
+}
+
+TEST_CASE("the automatic compressor is the identity for one channel and a channel mix for more",
+          "[residual][compressor]") {
+  Random random(1);
+  CHECK(ChannelCompressor<float>({}, 5, 1, random).kind == Compression::identity);
+  CHECK(parameter_count(ChannelCompressor<float>({}, 5, 1, random)) == 0);
+  CHECK(ChannelCompressor<float>({}, 5, 3, random).kind == Compression::channel_mix);
+  CHECK(parameter_count(ChannelCompressor<float>({}, 5, 3, random)) == 15);
+}
+
+TEST_CASE("the channel mix starts as the mean over the channels", "[residual][compressor]") {
+  Random random(1);
+  Matrix<double> X(5, 6);
+  fill(random, X);
+  Matrix<double> mean(5, 2);
+  mean << X.leftCols(3).rowwise().mean(), X.rightCols(3).rowwise().mean();
+  const Compression kind = GENERATE(Compression::mean, Compression::channel_mix);
+  const ChannelCompressor<double> compressor({kind}, 5, 3, random);
+  ChannelCompressor<double>::Cache<> cache;
+  CHECK(error(compressor.forward(X, cache), mean) <= identity_tolerance<double>);
+}
+
+TEST_CASE("the identity compressor is a view of the state", "[residual][compressor]") {
+  Random random(1);
+  const ChannelCompressor<double> compressor({}, 5, 1, random);
+  ChannelCompressor<double>::Cache<> cache;
+  const Matrix<double> X = Matrix<double>::Ones(5, 4);
+  CHECK(compressor.forward(X, cache).data() == X.data());
+  CHECK(cache.x.size() == 0);
+}
+
+TEST_CASE("the identity compressor refuses more than one channel", "[residual][compressor][errors]") {
+  Random random(1);
+  CHECK_THROWS_WITH(ChannelCompressor<double>({Compression::identity}, 5, 2, random),
+                    "ddl::ChannelCompressor: value_channels is 2, expected 1, for an identity compressor");
+  CHECK_THROWS_AS(ChannelCompressor<double>({Compression::identity}, 5, 2, random), std::invalid_argument);
+}

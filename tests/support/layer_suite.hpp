@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MIT
+/// @file  The one suite that every forward/backward pair passes.
+///
+/// A test describes its pair as a layer: a template over the scalar and over fixed or dynamic sizes, derived
+/// from LayerBase, with three functions,
+///
+///     Part make(Index width, Random&) const;
+///     void forward(const Part&, const X& x, Y& y, Cache&, const Order&) const;
+///     void backward(const Part&, const X& x, const Y& y, Cache&, const Y& dy, X& dx, Part& gradient,
+///                   const Order&) const;
+///
+/// and runs it by check_layer<TheLayer>(settings of the layer...).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ddl/core/batch.hpp"
+#include "ddl/core/parameters.hpp"
+#include "ddl/core/random.hpp"
+#include "ddl/train/gradient_check.hpp"
+#include "support/allocations.hpp"
+#include "support/catch.hpp"
+#include "support/tolerance.hpp"
+
+namespace ddl::test {
+
+/// The small sizes, which the fixed layers have: no multiple of a packet, so that tails are run.
+inline constexpr int small_width = 7, small_samples = 3;
+/// Sizes of which no computation is a single piece.
+inline constexpr Index large_width = 300, large_samples = 200;
+
+inline constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+inline constexpr double infinity = std::numeric_limits<double>::infinity();
+
+/// `value` where sizes are fixed.
+template <bool Fixed>
+constexpr int size(int value) noexcept {
+  return Fixed ? value : Dynamic;
+}
+
+/// Runs its pieces forwards or backwards, and remembers the largest number of them.
+struct Order {
+  bool reversed = false;
+  mutable Index most_pieces = 0;
+
+  template <class F>
+  void for_each(Index pieces, F&& f) const {
+    most_pieces = (std::max)(most_pieces, pieces);
+    for (Index i = 0; i < pieces; ++i) f(reversed ? pieces - 1 - i : i);
+  }
+};
+
+/// Normal numbers that float holds exactly: every scalar is given the same data.
+template <class Derived>
+void fill(Random& random, Eigen::DenseBase<Derived>& x, double deviation = 1) {
+  Matrix<float> draw(x.rows(), x.cols());
+  random.fill_normal(draw, deviation);
+  x.derived() = draw.template cast<typename Derived::Scalar>();
+}
+
+/// What a layer need not say: `In` and `Out` are the rows of x and y at compile time.
+template <class Part_, int In, int Out = In>
+struct LayerBase {
+  using Part = Part_;
+  using Scalar = typename Part::Scalar;
+  using X = Matrix<Scalar, In>;
+  using Y = Matrix<Scalar, Out>;
+  struct Cache {};
+
+  static constexpr bool has_dx = true;
+  static constexpr bool has_pieces = true;
+  static Index x_rows(Index width) { return width; }
+  static Index y_rows(Index width) { return width; }
+  static Index x_cols(Index samples) { return samples; }
+  static Index y_cols(Index samples) { return samples; }
+  /// Whether dx is added to.
+  static bool adds() { return false; }
+  static GradientCheckSettings differences() { return {}; }
+  /// Changes the random weights and inputs where the layer wants others.
+  static void adjust(Part&, X&) {}
+};
+
+/// Everything that one forward and one backward pass needs, with random numbers in it.
+template <class Layer>
+struct Pass {
+  using Part = typename Layer::Part;
+  using Tensors = std::vector<std::pair<std::string, Matrix<double>>>;
+
+  Layer layer;
+  Part part, gradient;
+  typename Layer::X x, dx;
+  typename Layer::Y y, dy;
+  typename Layer::Cache cache;
+  Order order;
+
+  Pass(const Layer& layer_, Index width, Index samples) : layer(layer_) {
+    Random random(20260101);
+    part = layer.make(width, random);
+    x.resize(layer.x_rows(width), layer.x_cols(samples));
+    y.resize(layer.y_rows(width), layer.y_cols(samples));
+    // Outputs stay of order 1 whatever the width.
+    const double deviation = 1 / std::sqrt(static_cast<double>(width));
+    for_each_parameter([&](const ParameterPath&, auto& p) { fill(random, p, deviation); }, part);
+    fill(random, x);
+    layer.adjust(part, x);
+    dy.resizeLike(y);
+    fill(random, dy);
+    dx.setZero(x.rows(), x.cols());
+    gradient = zeros_like(part);
+  }
+
+  void forward() { layer.forward(std::as_const(part), x, y, cache, order); }
+  void backward() { layer.backward(std::as_const(part), x, y, cache, dy, dx, gradient, order); }
+  Tensors run() {
+    forward();
+    backward();
+    return results();
+  }
+  Tensors results() const {
+    Tensors tensors = {{"y", y.template cast<double>()}, {"dx", dx.template cast<double>()}};
+    for_each_parameter([&](const ParameterPath& path,
+                           const auto& p) { tensors.emplace_back(path.str(), p.template cast<double>()); },
+                       gradient);
+    return tensors;
+  }
+};
+
+template <class Tensors>
+void check_close(const Tensors& given, const Tensors& expected, double tolerance) {
+  REQUIRE(given.size() == expected.size());
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    INFO(given[i].first);
+    CHECK(error(given[i].second, expected[i].second) <= tolerance);
+  }
+}
+
+template <class Layer>
+void check_differences(const Layer& layer) {
+  INFO("gradients against differences");
+  Pass pass(layer, small_width, small_samples);
+  pass.run();
+  const auto loss = [&] {
+    pass.forward();
+    return pass.y.cwiseProduct(pass.dy).sum();
+  };
+  const auto check = [&](auto& variable, const auto& gradient) {
+    const GradientReport report = ddl::check_gradients(variable, gradient, loss, layer.differences());
+    INFO(report.message());
+    CHECK(report.passes(gradient_tolerance));
+  };
+  if (parameter_count(pass.part) > 0) check(pass.part, pass.gradient);
+  if (layer.has_dx) check(pass.x, pass.dx);
+}
+
+template <class Layer>
+void check_accumulation(const Layer& layer) {
+  INFO("what is added to and what is assigned");
+  Pass pass(layer, small_width, small_samples);
+  const auto once = pass.run();
+  typename Layer::X before = pass.x;
+  pass.dx = before;
+  const auto twice = pass.run();
+  CHECK(twice[0].second == once[0].second);
+  auto expected = once;
+  if (layer.adds()) expected[1].second += before.template cast<double>();
+  if (!layer.has_dx) expected[1].second = before.template cast<double>();
+  for (std::size_t i = 2; i < once.size(); ++i) expected[i].second *= 2;
+  check_close(twice, expected, identity_tolerance<typename Layer::Scalar>);
+}
+
+template <class Layer>
+void check_order(const Layer& layer) {
+  INFO("pieces in reverse order, on a large batch");
+  Pass forwards(layer, large_width, large_samples), backwards(layer, large_width, large_samples);
+  backwards.order.reversed = true;
+  CHECK(forwards.run() == backwards.run());
+  CHECK((forwards.order.most_pieces > 1) == layer.has_pieces);
+}
+
+template <class Layer>
+void check_allocations(const Layer& layer, Index width, Index samples) {
+  INFO("allocations of a second pass");
+  Pass pass(layer, width, samples);
+  pass.run();
+  const long count = allocations_in([&] {
+    pass.forward();
+    pass.backward();
+  });
+  CHECK(count == 0);
+}
+
+template <class Layer>
+void check_copies(const Layer& layer) {
+  INFO("independence of copies");
+  Pass pass(layer, small_width, small_samples);
+  const auto expected = pass.run();
+  const typename Layer::Part copy = pass.part;
+  set_zero(pass.part);
+  Pass other(layer, small_width, small_samples);
+  other.part = copy;
+  CHECK(other.run() == expected);
+}
+
+/// The whole suite. `settings` are the layer's members.
+template <template <class, bool> class Layer, class... Settings>
+void check_layer(const Settings&... settings) {
+  const Layer<double, false> dynamic{{}, settings...};
+  const Layer<double, true> fixed{{}, settings...};
+  const Layer<float, false> in_float{{}, settings...};
+  check_differences(dynamic);
+  check_accumulation(dynamic);
+  check_copies(dynamic);
+  check_order(in_float);
+  check_allocations(in_float, large_width, large_samples);
+  check_allocations(fixed, small_width, small_samples);
+  const auto expected = Pass(dynamic, small_width, small_samples).run();
+  {
+    INFO("fixed sizes against dynamic ones");
+    check_close(Pass(fixed, small_width, small_samples).run(), expected, identity_tolerance<double>);
+  }
+  {
+    INFO("float against double");
+    check_close(Pass(in_float, small_width, small_samples).run(), expected, float_tolerance);
+  }
+}
+
+}  // namespace ddl::test
