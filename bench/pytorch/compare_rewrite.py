@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""Times the rewrite Y = X + beta k (v - X^T k)^T, forward + backward, in PyTorch and in ddl, in one process.
+
+    python3 bench/pytorch/compare_rewrite.py [--threads 1 16] [--eigen /usr/include/eigen3]
+
+Outputs and gradients are compared before anything is timed. PyTorch runs eager and through torch.compile. Each figure
+is the best of several bursts, ours and theirs in turn. "copy" is torch's copy_ of as many bytes as the rewrite must
+move at the least: forward reads X, kt and writes Y, backward reads X, dY, kt and writes dX, dkt.
+"""
+import argparse
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+
+SHAPES = [(4096, 768, 4), (4096, 768, 1), (4096, 256, 4), (64, 64, 16), (256, 64, 1)]
+K_EPS = 1e-5
+
+
+def rewrite(X, kt, v, beta):
+    k = kt * torch.rsqrt((kt * kt).sum(-1, keepdim=True) + K_EPS**2)
+    r = v - torch.einsum("ndm,nd->nm", X, k)
+    return X + (beta[:, None] * k)[:, :, None] * r[:, None, :]
+
+
+def build_library(eigen):
+    here = os.path.dirname(os.path.abspath(__file__))
+    library = os.path.join(tempfile.mkdtemp(), "librewrite.so")
+    subprocess.run(
+        ["g++", "-std=c++20", "-O3", "-DNDEBUG", "-march=native", "-fPIC", "-shared", "-pthread",
+         "-I" + os.path.join(here, "..", "..", "include"), "-isystem", eigen,
+         os.path.join(here, "rewrite_library.cpp"), "-o", library], check=True)
+    lib = ctypes.CDLL(library)
+    lib.ddl_make.restype = ctypes.c_void_p
+    lib.ddl_make.argtypes = [ctypes.c_long] * 4
+    for name in ["direction", "beta", "direction_gradient", "value_gradient", "beta_gradient"]:
+        getattr(lib, "ddl_" + name).restype = ctypes.c_void_p
+        getattr(lib, "ddl_" + name).argtypes = [ctypes.c_void_p]
+    lib.ddl_forward.argtypes = [ctypes.c_void_p] * 4
+    lib.ddl_backward.argtypes = [ctypes.c_void_p] * 3
+    lib.ddl_free.argtypes = [ctypes.c_void_p]
+    return lib
+
+
+def as_tensor(pointer, *shape):
+    count = 1
+    for size in shape:
+        count *= size
+    return torch.frombuffer((ctypes.c_float * count).from_address(pointer), dtype=torch.float32).view(*shape)
+
+
+def best(functions, seconds=1.0):
+    """The best time of each function; they run in turn."""
+    repeats = []
+    for f in functions:
+        for _ in range(3):
+            f()
+        start = time.perf_counter()
+        f()
+        repeats.append(max(1, int(2e-3 / (time.perf_counter() - start))))
+    times = [float("inf")] * len(functions)
+    end = time.perf_counter() + seconds * len(functions)
+    while time.perf_counter() < end:
+        for i, f in enumerate(functions):
+            start = time.perf_counter()
+            for _ in range(repeats[i]):
+                f()
+            times[i] = min(times[i], (time.perf_counter() - start) / repeats[i])
+    return times
+
+
+def compare(lib, threads, N, d, m, compiled):
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    X, kt, v = torch.randn(N, d, m), torch.randn(N, d), torch.randn(N, m)
+    beta, G = torch.rand(N) * 2, torch.randn(N, d, m)
+    leaves = [t.clone().requires_grad_() for t in (X, kt, v, beta)]
+
+    def pytorch(function):
+        for t in leaves:
+            t.grad = None
+        Y = function(*leaves)
+        Y.backward(G)
+        return Y
+
+    ours = lib.ddl_make(threads, N, d, m)
+    as_tensor(lib.ddl_direction(ours), N, d).copy_(kt)
+    as_tensor(lib.ddl_beta(ours), N).copy_(beta)
+    ours_X, ours_G, dX = (t.permute(0, 2, 1).contiguous() for t in (X, G, G))
+    Y = torch.empty_like(ours_X)
+
+    def ddl():
+        lib.ddl_forward(ours, ours_X.data_ptr(), v.data_ptr(), Y.data_ptr())
+        lib.ddl_backward(ours, ours_X.data_ptr(), dX.data_ptr())
+
+    ddl()
+    expected = pytorch(rewrite).detach()
+    pairs = [(Y, expected.permute(0, 2, 1)), (dX, leaves[0].grad.permute(0, 2, 1)),
+             (as_tensor(lib.ddl_direction_gradient(ours), N, d), leaves[1].grad),
+             (as_tensor(lib.ddl_value_gradient(ours), N, m), leaves[2].grad),
+             (as_tensor(lib.ddl_beta_gradient(ours), N), leaves[3].grad)]
+    for got, wanted in pairs:
+        if not (got - wanted).norm() <= 1e-4 * wanted.norm():
+            sys.exit("outputs or gradients differ: nothing was timed")
+
+    moved = 4 * N * d * (5 * m + 3)
+    source, target = torch.randn(moved // 8), torch.empty(moved // 8)
+    # The backward pass works in place, so that dX is its own next input: beta in (0, 2) only shrinks it.
+    times = best([ddl, lambda: pytorch(rewrite), lambda: pytorch(compiled), lambda: target.copy_(source)])
+    lib.ddl_free(ours)
+    own, eager, compile_, copy = times
+    print(f"| {threads} | {N} x {d} x {m} | {own*1e3:.3f} | {eager*1e3:.3f} | {compile_*1e3:.3f} | {eager/own:.1f} |"
+          f" {compile_/own:.1f} | {copy/own:.2f} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count()])
+    parser.add_argument("--eigen", default="/usr/include/eigen3", help="where Eigen's headers are")
+    arguments = parser.parse_args()
+    lib = build_library(arguments.eigen)
+    print(f"PyTorch {torch.__version__}, {os.cpu_count()} hardware threads, {torch.backends.cpu.get_cpu_capability()}")
+    print("\n| threads | N x d x m | ddl ms | eager ms | torch.compile ms | eager / ddl | compile / ddl | copy / ddl |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for threads in arguments.threads:
+        for shape in SHAPES:
+            torch._dynamo.reset()
+            compare(lib, threads, *shape, torch.compile(rewrite))
+
+
+if __name__ == "__main__":
+    main()
