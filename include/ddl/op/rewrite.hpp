@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: MIT
-/// @file  The batched rewrite Y = X + beta k (v - X^T k)^T, its two controls, their adjoint, and the way
-/// back.
-/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417, the residual block; backward derived in
-/// DESIGN.
+/// @file  The batched rewrite Y = X + beta k (v - X^T k)^T, its two controls, their adjoint, and the way back.
+/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417, the residual block. The backward pass:
 ///
-/// All three rewrites, forward, are Y = X + kt p^T; all three, backward, are
+/// All three rewrites, forward, are Y = X + kt p^T; all three, backward, with G = dL/dY, are
 ///
-///     dX = G - kt q^T,     dkt = G p - X q - w kt,      G = dL/dY
+///     dX = G - kt q^T,     dkt = G p - X q - w kt
 ///
-/// and differ only in the m coefficients p, q and the number w, with k = s kt, g = G^T k, u = X^T k, r = v -
-/// u:
+/// and differ only in the m coefficients p, q and the number w. With k = s kt, g = G^T k, u = X^T k, r = v - u:
 ///
-///     delta        p = s beta (v - u)    q = s beta g    w = s^2 beta (g.r - g.u)     dv = beta g    dbeta =
-///     g.r write-only   p = s beta v          q = 0           w = s^2 beta g.v             dv = beta g dbeta
-///     = g.v additive     p = 1                 q = 0           w = 0                        dv = 0 dbeta = 0
+///     rewrite      p           q          w                        dv        dbeta
+///     delta        s beta r    s beta g   s^2 beta (g.r - g.u)     beta g    g.r
+///     write-only   s beta v    0          s^2 beta g.v             beta g    g.v
+///     additive     1           0          0                        0         0
 ///
-/// w kt is what the normalisation takes out of dkt, exact with k_eps inside the root. One token's state is
-/// visited once each way, twice over while it is in cache: a sweep of dot products, then a sweep that writes.
+/// w kt is what the normalisation takes out of dkt, exact with k_eps inside the root. One token's state is visited
+/// once each way, twice over while it is in cache: a sweep of dot products, then a sweep that writes.
 #pragma once
 
 #include "ddl/core/batch.hpp"

@@ -97,8 +97,8 @@ struct BlockSettings {
 ///
 ///   X, Y, dX   d x (N m)
 ///
-/// Sizes are fixed at compile time (then nothing here touches the heap, for one sample at a time) or Dynamic. A block is a value:
-/// copying it copies its weights, and its gradient is another block. forward is const and safe to share
+/// Sizes are fixed at compile time (then, one sample at a time, nothing here touches the heap) or Dynamic. A block
+/// is a value: copying it copies its weights, and its gradient is another block. forward is const and safe to share
 /// between threads.
 ///
 /// In the additive control, Y = X + kt 1^T, there is no gate and no value, nor are their parameters.

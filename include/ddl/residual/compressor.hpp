@@ -13,8 +13,10 @@
 
 namespace ddl {
 
-/// identity: x = X, for m = 1.   mean: x = X 1 / m.   channel_mix: x_i = sum_j w_ij X_ij, learned, from the
-/// mean. automatic: identity for m = 1, channel_mix otherwise.
+/// identity      x = X, for m = 1
+/// mean          x = X 1 / m
+/// channel_mix   x_i = sum_j w_ij X_ij, learned, starting at the mean
+/// automatic     identity for m = 1, channel_mix otherwise
 enum class Compression { automatic, identity, mean, channel_mix };
 
 struct CompressorSettings {

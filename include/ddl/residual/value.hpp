@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file  Values: the target v in R^m that a block writes along k.
-/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: v = W c in the paper; scale * sigmoid(W x +
-/// b) of the
-///         compressed state in the authors' code.
+/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: v = W c in the paper,
+/// scale * sigmoid(W x + b) of the compressed state in the authors' code.
 #pragma once
 
 #include <tuple>

@@ -35,9 +35,8 @@ double mean_squared_error(const Eigen::MatrixBase<P>& prediction, const Eigen::M
 /// The label of a sample that does not count.
 inline constexpr int ignored_label = -1;
 
-/// L = mean over the samples that count of -log softmax(logits)[label], and slope = dL/dlogits (0 where
-/// ignored). From the logits, with the largest taken out: exp neither overflows nor is its sum's logarithm of
-/// 0.
+/// L = mean over the samples that count of -log softmax(logits)[label], and slope = dL/dlogits, 0
+/// where ignored. The largest logit is taken out first: exp does not overflow, and log is never taken of 0.
 ///
 ///   logits, slope: classes x N    labels: N, each 0 .. classes - 1 or ignored_label
 ///
