@@ -153,15 +153,32 @@ void dots(Index d, const Scalar* kt, const Scalar* X, Index stride, Accum<Scalar
   if constexpr (Norm) *norm2 = total[Group];
 }
 
+/// True once for every cache line of a column.
+template <class Scalar>
+constexpr bool starts_line(Index i) noexcept {
+  return i % (64 / Index{sizeof(Scalar)}) == 0;
+}
+
 /// One number for each column of a group.
 template <int Group, class Real>
 using Coefficients = Eigen::Array<Real, Group, 1>;
 
-/// Y_j = X_j + p_j kt.
+/// The columns from one token's state to the next, if that is worth asking for ahead: a column is too short for the
+/// processor to see where it leads. 0 where the states lie in a cache, and asking would only cost instructions.
+template <class Scalar>
+constexpr Index columns_to_next(Index d, Index m, Index tokens) noexcept {
+  return d * m * tokens * Index{sizeof(Scalar)} > (Index(1) << 20) ? m : 0;
+}
+
+/// Y_j = X_j + p_j kt. Where `next` is not 0, like pull_back, asks for the next token's state meanwhile.
 template <int Group, class Scalar>
 void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p, const Scalar* X,
-               Index stride_x, Scalar* Y, Index stride_y) {
+               Index stride_x, Scalar* Y, Index stride_y, Index next) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
+    if (next != 0 && starts_line<Scalar>(i)) {
+      Eigen::internal::prefetch(kt + d + i);
+      for (int j = 0; j < Group; ++j) Eigen::internal::prefetch(X + (next + j) * stride_x + i);
+    }
     const auto k = Lane::load(kt + i);
     for (int j = 0; j < Group; ++j)
       Lane::store(Y + j * stride_y + i,
@@ -174,8 +191,15 @@ void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
 template <int Group, bool Undo, class Scalar, class State>
 void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p,
                const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> w, bool first, State* X,
-               Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt) {
+               Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt, Index next) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
+    if (next != 0 && starts_line<Scalar>(i)) {
+      Eigen::internal::prefetch(kt + d + i);
+      for (int j = 0; j < Group; ++j) {
+        Eigen::internal::prefetch(X + (next + j) * stride_x + i);
+        Eigen::internal::prefetch(dX + (next + j) * stride_dx + i);
+      }
+    }
     const auto k = Lane::load(kt + i);
     auto sum = first ? Lane::subtract_product(Lane::broadcast(Accum<Scalar>(0)), Lane::broadcast(w), k)
                      : Lane::load(dkt + i);
@@ -226,7 +250,8 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
   check_shape(where, "Y", Y, d, N * m);
   if (kind != Rewrite::additive) check_shape(where, "v", v, m, N);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
-    const Index stride_x = X.colStride(), stride_y = Y.colStride();
+    const Index stride_x = X.colStride(), stride_y = Y.colStride(),
+                next = detail::columns_to_next<Scalar>(d, m, N);
     for (Index n = begin; n < end; ++n) {
       const Scalar* kt = edit.direction.data() + n * d;
       const Scalar* state = X.data() + n * m * stride_x;
@@ -250,7 +275,8 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
         for (int c = 0; c < Group; ++c) p[c] = kind == Rewrite::additive ? Real(1) : Real(step * r[j + c]);
-        detail::add_outer<Group>(d, kt, p, state + j * stride_x, stride_x, out + j * stride_y, stride_y);
+        detail::add_outer<Group>(d, kt, p, state + j * stride_x, stride_x, out + j * stride_y, stride_y,
+                                 next);
       });
     }
   });
@@ -270,7 +296,7 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
   check_shape(where, "dX", dX, d, N * m);
   gradient.resize(d, m, N);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
-    const Index stride_x = X.colStride(), stride_dx = dX.colStride();
+    const Index stride_x = X.colStride(), stride_dx = dX.colStride(), next = columns_to_next<Scalar>(d, m, N);
     for (Index n = begin; n < end; ++n) {
       const Scalar* kt = edit.direction.data() + n * d;
       const Real* u = edit.readout.data() + n * m;
@@ -301,7 +327,8 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
           q[c] = kind == Rewrite::delta ? Real(step * dv[j + c]) : Real(0);
         }
         pull_back<Group, Undo>(d, kt, p, q, Real(s * step * (gr - gu)), j == 0, state + j * stride_x,
-                               stride_x, slope + j * stride_dx, stride_dx, gradient.direction.data() + n * d);
+                               stride_x, slope + j * stride_dx, stride_dx, gradient.direction.data() + n * d,
+                               next);
       });
       for (Index j = 0; j < m; ++j) dv[j] *= beta;
     }
@@ -343,6 +370,7 @@ void rewrite_rewind(Rewrite kind, const Edit<Scalar, Rows, Cols, Tokens>& edit,
   const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
   check_shape("ddl::rewrite_rewind", "X", X, edit.direction.rows(), N * m);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
+    const Index next = detail::columns_to_next<Scalar>(d, m, N);
     for (Index n = begin; n < end; ++n) {
       const Real step = edit.scale(n) * edit.beta(n);
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
@@ -351,7 +379,7 @@ void rewrite_rewind(Rewrite kind, const Edit<Scalar, Rows, Cols, Tokens>& edit,
         if (kind != Rewrite::additive) p = -step * edit.correction.col(n).template segment<Group>(j).array();
         Scalar* state = X.data() + (n * m + j) * X.colStride();
         detail::add_outer<Group>(d, edit.direction.data() + n * d, p, state, X.colStride(), state,
-                                 X.colStride());
+                                 X.colStride(), next);
       });
     }
   });
