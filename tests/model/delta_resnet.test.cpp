@@ -229,11 +229,11 @@ TEST_CASE("a net refuses sizes and settings out of range", "[model][delta_resnet
   CHECK(message(fixed, [](auto& s) { s.value_channels = 1; }) ==
         "ddl::DeltaResNet: value_channels is 1, expected 2 (fixed)");
   CHECK(message(dynamic, [](auto& s) { s.block.gate.beta0 = 0; }) ==
-        "ddl::Gate: beta0 is 0.000000, expected a number above 0 and below 2");
+        "ddl::Gate: beta0 is 0, expected a number above 0 and below 2");
   CHECK(message(dynamic, [](auto& s) { s.block.k_eps = infinity; }) ==
         "ddl::DeltaResidualBlock: k_eps is inf, expected a number of at least 0");
   CHECK(message(dynamic, [](auto& s) { s.block.value.sigmoid_scale = -1; }) ==
-        "ddl::LinearValue: sigmoid_scale is -1.000000, expected a number above 0, or 0 for a linear value");
+        "ddl::LinearValue: sigmoid_scale is -1, expected a number above 0, or 0 for a linear value");
   CHECK(message(dynamic, [](auto& s) { s.block.sublayer.layers = 1; }) ==
         "ddl::Mlp: layers is 1, expected at least 2");
 }
@@ -251,9 +251,10 @@ TEST_CASE("passes refuse matrices and caches of the wrong shape, and write nothi
                     "ddl::DeltaResNet::backward: x is 3 x 4, expected 3 x 5");
   CHECK_THROWS_WITH(net.backward(x, x, cache, gradient),
                     "ddl::DeltaResNet::backward: dlogits is 3 x 5, expected 2 x 5");
-  CHECK_THROWS_WITH(
-      deeper.forward(x, cache),
-      "ddl::DeltaResNet::forward: the cache is for 3 states, expected one from make_cache, for 4");
+  CHECK_THROWS_WITH(deeper.forward(x, cache),
+                    "ddl::DeltaResNet::forward: the cache is for a net of 2 blocks, or another memory mode, "
+                    "expected one from "
+                    "make_cache of this net of 3");
   auto shallow = net.make_cache(5, Memory::rewind);
   CHECK_THROWS_AS(deeper.forward(x, shallow), std::invalid_argument);
   CHECK_THROWS_WITH(net.make_cache(-1), "ddl::DeltaResNet::make_cache: samples is -1, expected at least 0");

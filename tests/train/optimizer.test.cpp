@@ -104,17 +104,14 @@ TEST_CASE("the norm is summed in double, so that squares of floats do not overfl
   CHECK(global_norm(gradient) == Catch::Approx(1).epsilon(float_tolerance));
 }
 
-TEST_CASE(
-    "clipping reports a norm that is not finite, leaves a gradient of NaN alone and divides by infinity",
-    "[train][optimizer]") {
+TEST_CASE("clipping reports a norm that is not finite and leaves the gradient alone", "[train][optimizer]") {
   const auto before = random_model(1);
-  auto gradient = before;
-  gradient.bias[1] = not_a_number;
-  CHECK_FALSE(is_finite(clip_global_norm(gradient, 1e-3)));
-  CHECK(gradient.weight == before.weight);
-  gradient.bias[1] = infinity;
-  CHECK(clip_global_norm(gradient, 1e-3) == infinity);
-  CHECK(gradient.weight.isZero(0));
+  for (const double bad : {not_a_number, infinity}) {
+    auto gradient = before;
+    gradient.bias[1] = bad;
+    CHECK_FALSE(is_finite(clip_global_norm(gradient, 1e-3)));
+    CHECK(gradient.weight == before.weight);
+  }
 }
 
 TEST_CASE("optimizers and clipping are bit-identical in any order of their pieces", "[train][optimizer]") {
@@ -140,17 +137,17 @@ TEST_CASE("optimizers refuse settings out of range and models of another shape",
   const std::string at_least_0 = ", expected a number of at least 0", unit = ", expected in [0, 1)";
   const auto sgd = [&](SgdSettings settings) { Sgd<Linear<double>>(model, settings); };
   const auto adamw = [&](AdamWSettings settings) { AdamW<Linear<double>>(model, settings); };
-  CHECK_THROWS_WITH(sgd({.learning_rate = -1}), "ddl::Sgd: learning_rate is -1.000000" + at_least_0);
+  CHECK_THROWS_WITH(sgd({.learning_rate = -1}), "ddl::Sgd: learning_rate is -1" + at_least_0);
   CHECK_THROWS_WITH(sgd({.learning_rate = infinity}), "ddl::Sgd: learning_rate is inf" + at_least_0);
-  CHECK_THROWS_WITH(sgd({.momentum = 1}), "ddl::Sgd: momentum is 1.000000" + unit);
+  CHECK_THROWS_WITH(sgd({.momentum = 1}), "ddl::Sgd: momentum is 1" + unit);
   CHECK_THROWS_WITH(sgd({.weight_decay = not_a_number}), "ddl::Sgd: weight_decay is nan" + at_least_0);
   CHECK_THROWS_WITH(adamw({.learning_rate = not_a_number}), "ddl::AdamW: learning_rate is nan" + at_least_0);
-  CHECK_THROWS_WITH(adamw({.beta1 = -0.5}), "ddl::AdamW: beta1 is -0.500000" + unit);
-  CHECK_THROWS_WITH(adamw({.beta2 = 1}), "ddl::AdamW: beta2 is 1.000000" + unit);
-  CHECK_THROWS_WITH(adamw({.eps = 0}), "ddl::AdamW: eps is 0.000000, expected a number above 0");
-  CHECK_THROWS_WITH(adamw({.weight_decay = -1}), "ddl::AdamW: weight_decay is -1.000000" + at_least_0);
+  CHECK_THROWS_WITH(adamw({.beta1 = -0.5}), "ddl::AdamW: beta1 is -0.5" + unit);
+  CHECK_THROWS_WITH(adamw({.beta2 = 1}), "ddl::AdamW: beta2 is 1" + unit);
+  CHECK_THROWS_WITH(adamw({.eps = 0}), "ddl::AdamW: eps is 0, expected a number above 0");
+  CHECK_THROWS_WITH(adamw({.weight_decay = -1}), "ddl::AdamW: weight_decay is -1" + at_least_0);
   CHECK_THROWS_WITH(clip_global_norm(model, 0),
-                    "ddl::clip_global_norm: max_norm is 0.000000, expected a number above 0");
+                    "ddl::clip_global_norm: max_norm is 0, expected a number above 0");
   CHECK_THROWS_AS(sgd({.momentum = -1}), std::invalid_argument);
   CHECK_THROWS_AS(Sgd(model).step(model, random_model(1, 4, 2)), std::invalid_argument);
 }

@@ -138,7 +138,7 @@ void walk(const ParameterPath& path, const Counterparts<T>& models, void* contex
   } else if constexpr (is_std_vector<T>) {
     if (!models.all([&](T& model) { return model.size() == first.size(); })) fail_walk("depth", path);
     for (std::size_t i = 0; i < first.size(); ++i)
-      walk<Scalar>(ParameterPath{&path, {}, static_cast<std::ptrdiff_t>(i), 2},
+      walk<Scalar>(ParameterPath{&path, {}, static_cast<std::ptrdiff_t>(i), path.rank},
                    models.map([&](T& model) { return &model[i]; }), context, visit);
   } else if constexpr (is_std_optional<T>) {
     if (!models.all([&](T& model) { return model.has_value() == first.has_value(); }))

@@ -11,7 +11,10 @@
 #include <bit>
 #include <cmath>
 #include <complex>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <type_traits>
 
 static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "ddl needs Eigen 3.4 or newer");
@@ -51,7 +54,13 @@ bool is_finite(const Scalar& x) noexcept {
   } else if constexpr (std::is_same_v<Scalar, double>) {
     return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000u) != 0x7ff0000000000000u;
   } else if constexpr (std::is_same_v<Scalar, long double>) {
-    return std::isfinite(x);
+    if constexpr (std::numeric_limits<long double>::digits == std::numeric_limits<double>::digits)
+      return is_finite(static_cast<double>(x));
+    // The exponent ends the 80-bit and the 128-bit formats, both little-endian here; all ones mark NaN and infinity.
+    constexpr std::size_t at = std::numeric_limits<long double>::digits == 64 ? 8 : sizeof(long double) - 2;
+    std::uint16_t exponent;
+    std::memcpy(&exponent, reinterpret_cast<const char*>(&x) + at, sizeof exponent);
+    return (exponent & 0x7fffu) != 0x7fffu;
   } else if constexpr (Eigen::NumTraits<Scalar>::IsComplex) {
     return is_finite(x.real()) && is_finite(x.imag());
   } else if constexpr (!std::is_same_v<Accum<Scalar>, Scalar>) {

@@ -61,6 +61,8 @@ class DeltaOperator {
   template <class Derived>
   DeltaOperator(const Eigen::MatrixBase<Derived>& direction, Real beta, Real k_eps = Real(0))
       : DeltaOperator(AsGiven{}, direction, std::move(beta)) {
+    if (!is_finite(k_eps) || k_eps < Real(0))
+      fail("ddl::DeltaOperator", "k_eps", "negative or not finite", "a number of at least 0");
     k_ *= AccumScalar(direction_scale(k_, k2_, k_eps));
     k2_ = k_.squaredNorm();
   }

@@ -40,7 +40,7 @@ class DeltaProduct {
   Index cols() const noexcept { return directions_.rows(); }
   Index size() const noexcept { return size_; }
   /// True once an edit wrote something; the product is then affine, on states of a fixed number of columns.
-  bool writes() const noexcept { return writes_.cols() > 0; }
+  bool writes() const noexcept { return has_writes_; }
 
   auto directions() const { return directions_.leftCols(size_); }
   auto betas() const { return betas_.head(size_); }
@@ -49,9 +49,19 @@ class DeltaProduct {
   auto overlaps() const { return overlaps_.topLeftCorner(size_, size_); }
 
   /// Appends an operator that acts after all before it. @throws std::invalid_argument on a size that differs.
-  void push(const Operator& op) { push_row(op, nullptr); }
-  /// Appends an operator and its write v. @throws std::invalid_argument if v's size differs from earlier
-  /// ones'.
+  void push(const Operator& op) {
+    if (op.rows() != rows())
+      fail("ddl::DeltaProduct::push", "the operator's size", std::to_string(op.rows()),
+           std::to_string(rows()));
+    if (size_ == capacity()) reserve((std::max)(Index(4), 2 * size_));
+    overlaps_.row(size_).head(size_).noalias() = op.direction().adjoint() * directions();
+    overlaps_.row(size_).tail(capacity() - size_).setZero();
+    directions_.col(size_) = op.direction();
+    betas_[size_] = op.beta();
+    writes_.row(size_).setZero();  // A X writes v = 0
+    ++size_;
+  }
+  /// Appends an operator and its write v. @throws std::invalid_argument if v's size differs from earlier ones'.
   template <class Derived>
   void push(const Operator& op, const Eigen::MatrixBase<Derived>& v) {
     EIGEN_STATIC_ASSERT_VECTOR_ONLY(Derived)
@@ -59,8 +69,10 @@ class DeltaProduct {
     if (writes() && v.size() != writes_.cols())
       fail("ddl::DeltaProduct::push", "the size of v", std::to_string(v.size()),
            std::to_string(writes_.cols()));
-    const Matrix<AccumScalar, 1, Dynamic> row = v.template cast<AccumScalar>().reshaped().transpose();
-    push_row(op, &row);
+    push(op);
+    if (writes_.cols() != v.size()) writes_.setZero(capacity(), v.size());
+    for (Index j = 0; j < v.size(); ++j) writes_(size_ - 1, j) = AccumScalar(v.derived().coeff(j));
+    has_writes_ = true;
   }
 
   /// Y = A_n .. A_1 X plus the writes; Y may be X.
@@ -97,7 +109,7 @@ class DeltaProduct {
   /// @throws std::domain_error if one of the operators is a projection.
   DeltaProduct inverse() const {
     DeltaProduct undo(rows());
-    undo.reserve(size_, writes_.cols());
+    undo.reserve(size_, writes() ? writes_.cols() : 0);
     for (Index i = size_ - 1; i >= 0; --i) {
       const Operator op = Operator::as_given(directions_.col(i), betas_[i]).inverse();
       // X = A^-1 (Y - beta k v^T) = A^-1 Y + beta' k v^T
@@ -144,23 +156,6 @@ class DeltaProduct {
   }
   Index capacity() const noexcept { return directions_.cols(); }
 
-  void push_row(const Operator& op, const Matrix<AccumScalar, 1, Dynamic>* v) {
-    if (op.rows() != rows())
-      fail("ddl::DeltaProduct::push", "the operator's size", std::to_string(op.rows()),
-           std::to_string(rows()));
-    if (size_ == capacity()) reserve((std::max)(Index(4), 2 * size_));
-    if (v && !writes()) writes_.setZero(capacity(), v->cols());  // an edit without a write has v = 0
-    overlaps_.row(size_).head(size_).noalias() = op.direction().adjoint() * directions();
-    overlaps_.row(size_).tail(capacity() - size_).setZero();
-    directions_.col(size_) = op.direction();
-    betas_[size_] = op.beta();
-    if (v)
-      writes_.row(size_) = *v;
-    else if (writes())
-      writes_.row(size_).setZero();
-    ++size_;
-  }
-
   Small unit_lower() const { return betas().template cast<AccumScalar>().asDiagonal() * overlaps(); }
 
   template <class In, class Out>
@@ -182,7 +177,8 @@ class DeltaProduct {
   Matrix<AccumScalar, Rows, Dynamic> directions_;
   Vector<Real> betas_;
   Small overlaps_;
-  Small writes_;
+  Small writes_;  ///< rows of zeros until there is a write
+  bool has_writes_ = false;
   Index size_ = 0;
 };
 

@@ -264,9 +264,8 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
           detail::dots<Group, true>(d, kt, state + j * stride_x, stride_x, u + j, &norm2);
         });
         s = direction_scale(edit.direction.col(n), norm2, Real(k_eps));
-        const Real read = kind == Rewrite::delta ? s : Real(0);
         for (Index j = 0; j < m; ++j) {
-          u[j] *= read;
+          u[j] = kind == Rewrite::delta ? Real(s * u[j]) : Real(0);
           r[j] = v.data()[n * v.colStride() + j] - u[j];
         }
       }
