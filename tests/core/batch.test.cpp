@@ -29,6 +29,17 @@ TEST_CASE("the state of sample n is the n-th group of columns, to read and to wr
   CHECK((states.middleCols(4, 4).array() == -1).all());
 }
 
+TEST_CASE("a run is a piece of a column, of a row vector too", "[core][batch]") {
+  Eigen::MatrixXd x = Eigen::VectorXd::LinSpaced(12, 0, 11).reshaped(4, 3);
+  const auto inner = x.middleRows(1, 3);
+  const ddl::Matrix<double, 1> row = Eigen::RowVector3d(5, 6, 7);
+  CHECK(ddl::column(inner, 2).matrix() == x.col(2).tail(3));
+  CHECK(ddl::column(inner, 1, 1, 2).matrix() == x.col(1).tail(2));
+  CHECK(ddl::column(row, 2)(0) == 7);
+  ddl::column(x, 0).setConstant(-1);
+  CHECK((x.array() == -1).count() == 4);
+}
+
 TEST_CASE("an optional vector of fixed size lives in place, full or empty", "[core][batch]") {
   STATIC_REQUIRE(sizeof(ddl::OptionalVector<double, 8>) <= 8 * sizeof(double) + 2 * sizeof(ddl::Index));
   ddl::OptionalVector<double, 8> v;

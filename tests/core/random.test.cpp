@@ -42,6 +42,10 @@ TEST_CASE("one seed gives one stream of normal numbers", "[core][random]") {
   for (const double expected : {0x1.f679d98b6ab7bp-1, 0x1.571f94d19c30ap+0, -0x1.edae4f6954ef1p-1,
                                 0x1.91df36fc7a31dp-3, 0x1.9f8e83e100ac7p-3, -0x1.1eea5740e03d7p+1})
     CHECK(random.normal() == expected);
+  random = Random(42);
+  std::uint64_t digest = 0;
+  for (int i = 0; i < 10000; ++i) digest = 31 * digest + std::bit_cast<std::uint64_t>(random.normal());
+  CHECK(digest == 3417147004180193437u);
 }
 
 TEST_CASE("one seed gives one stream of indices, and draws again what would bias them", "[core][random]") {

@@ -9,7 +9,15 @@
 #include <cstdlib>
 #include <new>
 
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__has_feature)
+#define DDL_TEST_SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define DDL_TEST_SANITIZED 1
+#else
+#define DDL_TEST_SANITIZED 0
+#endif
+
+#if defined(__GLIBC__) && !DDL_TEST_SANITIZED
 #include <malloc.h>
 #define DDL_TEST_REPLACES_MALLOC 1
 #else

@@ -85,13 +85,6 @@ inline constexpr bool is_std_variant = false;
 template <class... T>
 inline constexpr bool is_std_variant<std::variant<T...>> = true;
 
-template <class T>
-struct ScalarIn : ScalarIn<typename T::Scalar> {};
-template <class T>
-requires std::is_arithmetic_v<T> ||(!requires { typename T::Scalar; }) struct ScalarIn<T> {
-  using type = T;
-};
-
 inline constexpr std::size_t most_models = 8;
 
 /// The same part, or the same parameter's scalars, of a few models. How many there are is a number and not a
@@ -152,6 +145,7 @@ void walk(const ParameterPath& path, const Counterparts<T>& models, void* contex
         },
         first);
   } else {
+    static_assert(!T::IsRowMajor || int(T::MaxRowsAtCompileTime) == 1, "ddl: parameters are column-major");
     if (!models.all([&](T& model) { return model.rows() == first.rows() && model.cols() == first.cols(); }))
       fail_walk("shape", path);
     if (first.size() > 0)
@@ -168,7 +162,7 @@ void walk(const ParameterPath& path, const Counterparts<T>& models, void* contex
 template <class F, class Model, class... Rest>
 void for_each_parameter(F&& f, Model& model, Rest&... rest) {
   using Plain = std::remove_const_t<Model>;
-  using Scalar = typename detail::ScalarIn<Plain>::type;
+  using Scalar = typename Plain::Scalar;
   using Visitor = std::remove_reference_t<F>;
   static_assert((std::is_same_v<Plain, std::remove_const_t<Rest>> && ...),
                 "ddl: a walk takes models of one type");

@@ -186,12 +186,12 @@ void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
   });
 }
 
-/// dX_j = G_j - q_j kt in place of G, and dkt = G p - X q - w kt, or dkt += for all groups of columns but the
-/// `first`. With `Undo`, X holds Y and is first taken back: X_j = Y_j - p_j kt.
+/// dX_j = G_j - q_j kt in place of G, and dkt = G p - X q - w s kt (w / s of the table above: s^2 can overflow), or
+/// dkt += for all groups of columns but the `first`. With `Undo`, X holds Y and is first taken back: X_j = Y_j - p_j kt.
 template <int Group, bool Undo, class Scalar, class State>
 void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p,
-               const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> w, bool first, State* X,
-               Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt, Index next) {
+               const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> s, Accum<Scalar> w, bool first,
+               State* X, Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt, Index next) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
     if (next != 0 && starts_line<Scalar>(i)) {
       Eigen::internal::prefetch(kt + d + i);
@@ -201,7 +201,9 @@ void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
       }
     }
     const auto k = Lane::load(kt + i);
-    auto sum = first ? Lane::subtract_product(Lane::broadcast(Accum<Scalar>(0)), Lane::broadcast(w), k)
+    const auto zero = Lane::broadcast(Accum<Scalar>(0));
+    auto sum = first ? Lane::subtract_product(zero, Lane::broadcast(w),
+                                              Lane::add_product(zero, Lane::broadcast(s), k))
                      : Lane::load(dkt + i);
     for (int j = 0; j < Group; ++j) {
       const auto pj = Lane::broadcast(p[j]), qj = Lane::broadcast(q[j]);
@@ -248,6 +250,7 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
   const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
   check_shape(where, "X", X, edit.direction.rows(), N * m);
   check_shape(where, "Y", Y, d, N * m);
+  check_shape(where, "beta", edit.beta, 1, N);
   if (kind != Rewrite::additive) check_shape(where, "v", v, m, N);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
     const Index stride_x = X.colStride(), stride_y = Y.colStride(),
@@ -325,9 +328,8 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
           p[c] = kind == Rewrite::additive ? Real(1) : Real(step * r[j + c]);
           q[c] = kind == Rewrite::delta ? Real(step * dv[j + c]) : Real(0);
         }
-        pull_back<Group, Undo>(d, kt, p, q, Real(s * step * (gr - gu)), j == 0, state + j * stride_x,
-                               stride_x, slope + j * stride_dx, stride_dx, gradient.direction.data() + n * d,
-                               next);
+        pull_back<Group, Undo>(d, kt, p, q, s, Real(step * (gr - gu)), j == 0, state + j * stride_x, stride_x,
+                               slope + j * stride_dx, stride_dx, gradient.direction.data() + n * d, next);
       });
       for (Index j = 0; j < m; ++j) dv[j] *= beta;
     }
