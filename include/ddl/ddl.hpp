@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Everything that needs only Eigen and the standard library.
+/// @file  Everything that needs only Eigen and the standard library, but for the thread pool: who wants threads includes
+/// ddl/core/thread_pool.hpp.
 #pragma once
 
 #include "ddl/core/batch.hpp"
