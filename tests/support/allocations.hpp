@@ -9,10 +9,10 @@
 #include <cstdlib>
 #include <new>
 
-#if defined(__has_feature)
-#define DDL_TEST_SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)  // gcc
 #define DDL_TEST_SANITIZED 1
+#elif defined(__clang__)
+#define DDL_TEST_SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
 #else
 #define DDL_TEST_SANITIZED 0
 #endif

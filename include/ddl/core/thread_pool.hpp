@@ -17,8 +17,8 @@
 
 namespace ddl {
 
-/// Runs pieces on `threads` threads, of which the calling thread is one. Any number of threads may hand it
-/// work at once; a piece that hands it work in turn runs that work itself.
+/// Runs pieces on `threads` threads, of which the calling thread is one. Any number of threads may hand it work at
+/// once, and a piece may hand it work in turn: a worker runs that work itself.
 class ThreadPool {
  public:
   /// @throws std::invalid_argument if threads is below 1.

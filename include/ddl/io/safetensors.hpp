@@ -473,7 +473,7 @@ class SafetensorsFile {
     return found->second;
   }
 
-  /// As they are in the file: little-endian, row-major, not aligned.
+  /// As they are in the file: little-endian, row-major, not aligned. They live as long as a copy of this file.
   std::span<const std::byte> bytes(std::string_view name) const {
     const TensorInfo& info = tensor(name);
     return data_.subspan(static_cast<std::size_t>(info.begin),

@@ -10,19 +10,19 @@
 
 namespace ddl {
 
-template <class BlockSettings>
+template <class BlockSettings, int Width = Dynamic, int ValueChannels = Dynamic>
 struct DeltaResNetSettings {
   Index inputs = 0;
   Index outputs = 0;
-  Index width = 64;          ///< d
-  Index value_channels = 1;  ///< m
-  Index depth = 8;           ///< blocks; 0 leaves the embedding and the head
+  Index width = Width == Dynamic ? 64 : Width;                          ///< d
+  Index value_channels = ValueChannels == Dynamic ? 1 : ValueChannels;  ///< m
+  Index depth = 8;  ///< blocks; 0 leaves the embedding and the head
   BlockSettings block = {};
 };
 
 /// What a cache keeps of every layer between the forward and the backward pass, in scalars per sample:
 ///
-///     training           the state (d m), the edit (d + 2 m + 2) and the sublayer's activations
+///     training           the state (d m), the edit (d + 2 m + 2) and the parts' activations
 ///     recompute          the state and the edit; activations are computed again
 ///     rewind             the edit and the activations; states are taken back from the last, X = Y - beta k r^T
 ///     rewind_recompute   the edit
@@ -49,7 +49,7 @@ template <class Scalar_, int Width = Dynamic, int ValueChannels = Dynamic,
 struct DeltaResNet {
   using Scalar = Scalar_;
   using Block = Block_;
-  using Settings = DeltaResNetSettings<typename Block::Settings>;
+  using Settings = DeltaResNetSettings<typename Block::Settings, Width, ValueChannels>;
   using Input = ConstBatchRef<Scalar, Dynamic>;
   using Compressor = decltype(Block::compressor);
 
@@ -156,11 +156,13 @@ struct DeltaResNet {
     return cache.logits;
   }
 
-  /// forward for real-time use: never throws and never allocates. The cache comes from make_cache(samples,
-  /// Memory::inference), x is inputs x samples; that is asserted, not checked.
+  /// forward for real-time use: one sample never throws and never allocates. The cache comes from make_cache(samples,
+  /// Memory::inference), x is column-major, inputs x samples: that is asserted, and without assertions another x or
+  /// cache ends the program or allocates. More samples at once need one call on each thread to warm up.
   template <int Tokens>
   const Matrix<Scalar, Dynamic, Tokens>& infer(const Input& x, Cache<Tokens>& cache) const noexcept {
-    eigen_assert(x.rows() == inputs() && x.cols() == cache.logits.cols());
+    eigen_assert(cache.memory == Memory::inference && x.rows() == inputs() &&
+                 x.cols() == cache.logits.cols());
     return forward(x, cache);
   }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "ddl/core/batch.hpp"
+#include "ddl/core/check.hpp"
 #include "ddl/core/executor.hpp"
 
 namespace ddl {
@@ -123,6 +124,7 @@ void for_blocks(const E& executor, Index rows, Index cols, const F& f) {
 template <class X, class Y, Executor E = Serial>
 void activate(Activation kind, const Eigen::MatrixBase<X>& x, Eigen::MatrixBase<Y>& y,
               const E& executor = {}) {
+  check_shape("ddl::activate", "y", y, x.rows(), x.cols());
   detail::for_blocks(executor, x.rows(), x.cols(), [&](Index n, Index i, Index rows) {
     column(y, n, i, rows) = detail::activated<typename X::Scalar>(kind, column(x.derived(), n, i, rows));
   });
@@ -132,6 +134,8 @@ void activate(Activation kind, const Eigen::MatrixBase<X>& x, Eigen::MatrixBase<
 template <class X, class DY, class DX, Executor E = Serial>
 void activate_backward(Activation kind, const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<DY>& dy,
                        Eigen::MatrixBase<DX>& dx, const E& executor = {}) {
+  check_shape("ddl::activate_backward", "dy", dy, x.rows(), x.cols());
+  check_shape("ddl::activate_backward", "dx", dx, x.rows(), x.cols());
   detail::for_blocks(executor, x.rows(), x.cols(), [&](Index n, Index i, Index rows) {
     column(dx, n, i, rows) = column(dy.derived(), n, i, rows) * detail::activation_slope<typename X::Scalar>(
                                                                     kind, column(x.derived(), n, i, rows));

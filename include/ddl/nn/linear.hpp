@@ -48,6 +48,8 @@ struct Linear {
 
   template <Executor E = Serial>
   void forward(const Input& x, BatchRef<Scalar, Out> y, const E& executor = {}) const {
+    check_shape("ddl::Linear::forward", "x", x, inputs(), x.cols());
+    check_shape("ddl::Linear::forward", "y", y, outputs(), x.cols());
     if (bias.size() > 0)
       affine(weight, x, bias, y, executor);
     else
@@ -57,6 +59,8 @@ struct Linear {
   /// dW += dy x^T, db += dy 1.
   template <Executor E = Serial>
   void backward_parameters(const Input& x, const Output& dy, Linear& gradient, const E& executor = {}) const {
+    check_shape("ddl::Linear::backward", "x", x, inputs(), dy.cols());
+    check_shape("ddl::Linear::backward", "dy", dy, outputs(), dy.cols());
     add_product(dy, x.transpose(), gradient.weight, executor);
     if (bias.size() > 0) add_row_sums(dy, gradient.bias, executor);
   }

@@ -44,6 +44,8 @@ struct RmsNorm {
 
   template <int Tokens, Executor E = Serial>
   void forward(const Input& x, BatchRef<Scalar, Rows> y, Cache<Tokens>& cache, const E& executor = {}) const {
+    check_shape("ddl::RmsNorm::forward", "x", x, weight.size(), x.cols());
+    check_shape("ddl::RmsNorm::forward", "y", y, weight.size(), x.cols());
     cache.scale.resize(1, x.cols());
     for_ranges(executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
       using std::sqrt;

@@ -21,7 +21,8 @@ enum class Regime { identity, projection, reflection, expansion };
 /// The nearest of the three regimes by beta |k|^2 (bounds at 0.5 and 1.5); `expansion` outside [0, 2].
 template <class Real>
 Regime regime_of(const Real& beta_k2) {
-  if (!(beta_k2 >= Real(0)) || beta_k2 > Real(2)) return Regime::expansion;
+  const Real rounding = Real(8) * Eigen::NumTraits<Real>::epsilon();  // of |k|^2, for a k that was normalised
+  if (!(beta_k2 >= -rounding) || beta_k2 > Real(2) + rounding) return Regime::expansion;
   return beta_k2 < Real(0.5)    ? Regime::identity
          : beta_k2 <= Real(1.5) ? Regime::projection
                                 : Regime::reflection;
@@ -188,9 +189,10 @@ class DeltaOperator {
           Y.row(i).segment(j, width) =
               (X.row(i).segment(j, width).template cast<AccumScalar>() + k_[i] * r).template cast<Scalar>();
       } else {
-        const AccumScalar correction =
-            AccumScalar(beta_) * (v(j) - k_.dot(X.col(j).template cast<AccumScalar>()));
-        Y.col(j) = (X.col(j).template cast<AccumScalar>() + k_ * correction).template cast<Scalar>();
+        // The operator's fixed size, if it has one, also where the state's is not known to the compiler.
+        const auto x = X.col(j).template head<Rows>(rows()).template cast<AccumScalar>();
+        const AccumScalar correction = AccumScalar(beta_) * (v(j) - k_.dot(x));
+        Y.col(j).template head<Rows>(rows()) = (x + k_ * correction).template cast<Scalar>();
       }
     }
   }

@@ -141,6 +141,7 @@ class DeltaProduct {
       directions_.conservativeResize(Eigen::NoChange, count);
       betas_.conservativeResize(count);
       overlaps_.conservativeResize(count, count);
+      overlaps_.rightCols(count - size_).setZero();
       writes_.conservativeResize(count, writes_.cols());
     }
     if (value_channels > 0 && !writes()) writes_.setZero(capacity(), value_channels);

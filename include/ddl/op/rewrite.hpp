@@ -33,7 +33,7 @@ constexpr const char* name_of(Rewrite kind) noexcept {
   return names[static_cast<int>(kind)];
 }
 
-/// The rank-one edits of N states of size d x m. `direction` and `beta` go in; the forward pass fills in the
+/// The rank-one edits of N states of size d x m: resize first, then `direction` and `beta` go in; the forward pass fills in the
 /// rest, which is all that its backward pass and rewinding need.
 ///
 /// @tparam Tokens  N at compile time, or Dynamic.
@@ -73,6 +73,15 @@ struct EditGradient {
 };
 
 namespace detail {
+
+template <class E>
+void check_edit(const char* where, const E& edit) {
+  const Index m = edit.correction.rows(), N = edit.direction.cols();
+  check_shape(where, "beta", edit.beta, 1, N);
+  check_shape(where, "scale", edit.scale, 1, N);
+  check_shape(where, "readout", edit.readout, m, N);
+  check_shape(where, "correction", edit.correction, m, N);
+}
 
 /// One accumulation scalar at a time. The sweeps below are written once, over lanes: packets first, and what
 /// is left of a column one by one.
@@ -166,8 +175,8 @@ using Coefficients = Eigen::Array<Real, Group, 1>;
 /// The columns from one token's state to the next, if that is worth asking for ahead: a column is too short for the
 /// processor to see where it leads. 0 where the states lie in a cache, and asking would only cost instructions.
 template <class Scalar>
-constexpr Index columns_to_next(Index d, Index m, Index tokens) noexcept {
-  return d * m * tokens * Index{sizeof(Scalar)} > (Index(1) << 20) ? m : 0;
+constexpr Index columns_to_next(Index d, Index m, Index tokens, Index n) noexcept {
+  return n + 1 < tokens && d * m * tokens * Index{sizeof(Scalar)} > (Index(1) << 20) ? m : 0;
 }
 
 /// Y_j = X_j + p_j kt. Where `next` is not 0, like pull_back, asks for the next token's state meanwhile.
@@ -186,12 +195,13 @@ void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
   });
 }
 
-/// dX_j = G_j - q_j kt in place of G, and dkt = G p - X q - w s kt (w / s of the table above: s^2 can overflow), or
-/// dkt += for all groups of columns but the `first`. With `Undo`, X holds Y and is first taken back: X_j = Y_j - p_j kt.
+/// dX_j = G_j - q_j kt in place of G, and dkt = G p - X q - w kt; the `first` group of columns assigns dkt, later ones
+/// add to it. w comes as w / s and s, as s^2 can overflow. With `Undo`, X holds Y and is first taken back:
+/// X_j = Y_j - p_j kt.
 template <int Group, bool Undo, class Scalar, class State>
 void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p,
-               const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> s, Accum<Scalar> w, bool first,
-               State* X, Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt, Index next) {
+               const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> s, Accum<Scalar> w_over_s,
+               bool first, State* X, Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt, Index next) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
     if (next != 0 && starts_line<Scalar>(i)) {
       Eigen::internal::prefetch(kt + d + i);
@@ -202,7 +212,7 @@ void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
     }
     const auto k = Lane::load(kt + i);
     const auto zero = Lane::broadcast(Accum<Scalar>(0));
-    auto sum = first ? Lane::subtract_product(zero, Lane::broadcast(w),
+    auto sum = first ? Lane::subtract_product(zero, Lane::broadcast(w_over_s),
                                               Lane::add_product(zero, Lane::broadcast(s), k))
                      : Lane::load(dkt + i);
     for (int j = 0; j < Group; ++j) {
@@ -250,12 +260,12 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
   const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
   check_shape(where, "X", X, edit.direction.rows(), N * m);
   check_shape(where, "Y", Y, d, N * m);
-  check_shape(where, "beta", edit.beta, 1, N);
+  detail::check_edit(where, edit);
   if (kind != Rewrite::additive) check_shape(where, "v", v, m, N);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
-    const Index stride_x = X.colStride(), stride_y = Y.colStride(),
-                next = detail::columns_to_next<Scalar>(d, m, N);
+    const Index stride_x = X.colStride(), stride_y = Y.colStride();
     for (Index n = begin; n < end; ++n) {
+      const Index next = detail::columns_to_next<Scalar>(d, m, N, n);
       const Scalar* kt = edit.direction.data() + n * d;
       const Scalar* state = X.data() + n * m * stride_x;
       Scalar* out = Y.data() + n * m * stride_y;
@@ -273,7 +283,7 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
         }
       }
       edit.scale.data()[n] = s;
-      const Real step = s * edit.beta.data()[n];
+      const Real step = kind == Rewrite::additive ? Real(0) : s * edit.beta.data()[n];
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
         for (int c = 0; c < Group; ++c) p[c] = kind == Rewrite::additive ? Real(1) : Real(step * r[j + c]);
@@ -296,10 +306,12 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
   const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
   check_shape(where, "X", X, edit.direction.rows(), N * m);
   check_shape(where, "dX", dX, d, N * m);
+  check_edit(where, edit);
   gradient.resize(d, m, N);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
-    const Index stride_x = X.colStride(), stride_dx = dX.colStride(), next = columns_to_next<Scalar>(d, m, N);
+    const Index stride_x = X.colStride(), stride_dx = dX.colStride();
     for (Index n = begin; n < end; ++n) {
+      const Index next = columns_to_next<Scalar>(d, m, N, n);
       const Scalar* kt = edit.direction.data() + n * d;
       const Real* u = edit.readout.data() + n * m;
       const Real* r = edit.correction.data() + n * m;
@@ -370,10 +382,11 @@ void rewrite_rewind(Rewrite kind, const Edit<Scalar, Rows, Cols, Tokens>& edit,
   using Real = Accum<Scalar>;
   const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
   check_shape("ddl::rewrite_rewind", "X", X, edit.direction.rows(), N * m);
+  detail::check_edit("ddl::rewrite_rewind", edit);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
-    const Index next = detail::columns_to_next<Scalar>(d, m, N);
     for (Index n = begin; n < end; ++n) {
-      const Real step = edit.scale(n) * edit.beta(n);
+      const Index next = detail::columns_to_next<Scalar>(d, m, N, n);
+      const Real step = kind == Rewrite::additive ? Real(0) : Real(edit.scale(n) * edit.beta(n));
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
         p.setConstant(Real(-1));

@@ -13,7 +13,7 @@ namespace ddl {
 
 struct GradientCheckSettings {
   double step = 1e-3;  ///< of the differences, times max(1, |parameter|)
-  /// Parameters whose gradient is zero by design; any other all-zero gradient fails the check.
+  /// Accept a tensor whose gradient is zero, given and numeric; it fails the check otherwise.
   bool allow_zero = false;
 };
 
@@ -31,9 +31,8 @@ struct GradientReport {
   std::string message() const {
     if (compared == 0) return "no gradient was compared";
     if (!vacuous.empty()) return "vacuous: the gradient of " + vacuous + " is zero, given and numeric";
-    return "relative error " + std::to_string(error * 1e9) + "e-9 at " + name + "(" + std::to_string(row) +
-           ", " + std::to_string(col) + "): given " + std::to_string(given) + ", numeric " +
-           std::to_string(numeric);
+    return "relative error " + number_text(error) + " at " + name + "(" + std::to_string(row) + ", " +
+           std::to_string(col) + "): given " + number_text(given) + ", numeric " + number_text(numeric);
   }
 };
 
