@@ -27,11 +27,10 @@ using Net = ddl::DeltaResNet<float>;
 using Batch = Eigen::MatrixXf;
 using ddl::Index;
 
-// ---------------------------------------------------------------------------------------- the double
-// pendulum
+// ---- the double pendulum
 
-/// Angles from the vertical (rad) and angular velocities (rad/s) of two rods of 1 m, each with 1 kg at its
-/// end.
+/// Angles from the vertical (rad) and angular velocities (rad/s) of two rods of 1 m, each ending in
+/// 1 kg.
 using State = Eigen::Vector4d;
 constexpr double gravity = 9.81;    // m/s^2
 constexpr double time_step = 0.05;  // s, between the states that are learned
@@ -67,15 +66,15 @@ State random_state(ddl::Random& random) {
   return {random.uniform(-1, 1), random.uniform(-1, 1), random.uniform(-1, 1), random.uniform(-1, 1)};
 }
 
-// ------------------------------------------------------------------------------------------------------ data
+// ---- data
 
 /// What the net sees of a state: angles by sine and cosine.
 Eigen::Matrix<double, 6, 1> features(const State& s) {
   return {std::sin(s[0]), std::cos(s[0]), std::sin(s[1]), std::cos(s[1]), s[2], s[3]};
 }
 
-/// Pairs of a state's features and the change to the next state, the latter in units of its standard
-/// deviation.
+/// Pairs of a state's features and the change to the next state, the latter in units of its root mean
+/// square.
 struct Data {
   Batch inputs, targets;
   State unit;
@@ -99,7 +98,7 @@ Data simulate(Index trajectories, Index length, std::uint64_t seed) {
   return data;
 }
 
-// -------------------------------------------------------------------------------------------- training a net
+// ---- training a net
 
 struct Options {
   Index width = 32, value_channels = 4, depth = 6, hidden = 64, batch = 128, steps = 4000;
@@ -169,7 +168,7 @@ Trained train(const Options& options, ddl::Rewrite rewrite, const Data& data, st
   return result;
 }
 
-// ------------------------------------------------------------------------------------------------ evaluation
+// ---- evaluation
 
 /// The gates of one layer over the test data.
 struct Gates {
@@ -239,7 +238,7 @@ Result evaluate(const Options& options, const Trained& trained, const Data& trai
   return result;
 }
 
-// ---------------------------------------------------------------------------------------------------- report
+// ---- report
 
 constexpr std::array rewrites{ddl::Rewrite::delta, ddl::Rewrite::additive};
 
