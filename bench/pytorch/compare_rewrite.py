@@ -90,7 +90,7 @@ def compare(lib, threads, N, d, m, compiled):
     ours = lib.ddl_make(threads, N, d, m)
     as_tensor(lib.ddl_direction(ours), N, d).copy_(kt)
     as_tensor(lib.ddl_beta(ours), N).copy_(beta)
-    ours_X, ours_G, dX = (t.permute(0, 2, 1).contiguous() for t in (X, G, G))
+    ours_X, dX = (t.permute(0, 2, 1).clone(memory_format=torch.contiguous_format) for t in (X, G))
     Y = torch.empty_like(ours_X)
 
     def ddl():

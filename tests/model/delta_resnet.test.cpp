@@ -104,6 +104,14 @@ TEST_CASE("a cache for inference gives the same logits, and cannot be gone back 
   for_each_parameter([](const ParameterPath&, const auto& p) { CHECK(p.isZero(0)); }, gradient);
 }
 
+TEST_CASE("settings of a net of fixed sizes start at those sizes", "[model][delta_resnet]") {
+  const DeltaResNet<float, 8, 3> net({.inputs = 4, .outputs = 2, .depth = 1}, 1);
+  CHECK(net.width() == 8);
+  CHECK(net.value_channels() == 3);
+  CHECK_THROWS_WITH((DeltaResNet<float, 8, 3>({.inputs = 4, .outputs = 2, .width = 9}, 1)),
+                    "ddl::DeltaResNet: width is 9, expected 8 (fixed)");
+}
+
 TEST_CASE("inference never allocates, not even the first time", "[model][delta_resnet]") {
   const DeltaResNet<float> net({.inputs = 30, .outputs = 2, .width = 64, .value_channels = 3, .depth = 3}, 1);
   const Matrix<float> x = Matrix<float>::Ones(30, 200);

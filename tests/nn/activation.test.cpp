@@ -117,3 +117,13 @@ TEST_CASE("the logistic function neither overflows nor loses its lower tail", "[
   CHECK(sigmoid(-30.0) == Catch::Approx(std::exp(-30.0)).epsilon(1e-12));
   CHECK(sigmoid(2.0) + sigmoid(-2.0) == Catch::Approx(1).epsilon(1e-15));
 }
+
+TEST_CASE("an activation refuses an output of another shape by name", "[nn][activation][errors]") {
+  const Matrix<double> x(3, 5);
+  Matrix<double> y(3, 5), other(3, 4);
+  CHECK_THROWS_WITH(activate(Activation::relu, x, other), "ddl::activate: y is 3 x 4, expected 3 x 5");
+  CHECK_THROWS_WITH(activate_backward(Activation::relu, x, other, y),
+                    "ddl::activate_backward: dy is 3 x 4, expected 3 x 5");
+  CHECK_THROWS_WITH(activate_backward(Activation::relu, x, y, other),
+                    "ddl::activate_backward: dx is 3 x 4, expected 3 x 5");
+}

@@ -93,3 +93,17 @@ TEST_CASE("a linear layer's sizes are at least 1 and agree with the fixed ones",
   CHECK_THROWS_WITH(Fixed(3, 1, random), "ddl::Linear: out is 1, expected 2 (fixed)");
   CHECK_THROWS_AS(Fixed(3, 1, random), std::invalid_argument);
 }
+
+TEST_CASE("a linear layer refuses a batch of another width by name", "[nn][linear][errors]") {
+  Random random(1);
+  const Linear<double> linear(3, 2, random);
+  auto gradient = zeros_like(linear);
+  Matrix<double> x(3, 5), y(2, 5), tall(4, 5), longer(2, 6);
+  CHECK_THROWS_WITH(linear.forward(tall, y), "ddl::Linear::forward: x is 4 x 5, expected 3 x 5");
+  CHECK_THROWS_WITH(linear.forward(x, longer), "ddl::Linear::forward: y is 2 x 6, expected 2 x 5");
+  CHECK_THROWS_WITH(linear.backward_parameters(x, longer, gradient),
+                    "ddl::Linear::backward: x is 3 x 5, expected 3 x 6");
+  CHECK_THROWS_WITH(linear.backward_parameters(x, tall, gradient),
+                    "ddl::Linear::backward: dy is 4 x 5, expected 2 x 5");
+  CHECK(gradient.weight.isZero(0));
+}

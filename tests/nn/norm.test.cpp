@@ -76,3 +76,11 @@ TEST_CASE("RMSNorm refuses a width below 1 and an eps that is not above 0", "[nn
   CHECK_THROWS_WITH(RmsNorm<double>(3, not_a_number), "ddl::RmsNorm: eps is nan, expected a number above 0");
   CHECK_THROWS_AS(RmsNorm<double>(3, -1), std::invalid_argument);
 }
+
+TEST_CASE("RMSNorm refuses a batch of another width by name", "[nn][norm][errors]") {
+  const RmsNorm<double> norm(3);
+  RmsNorm<double>::Cache<> cache;
+  Matrix<double> x(3, 5), y(3, 5), tall(4, 5);
+  CHECK_THROWS_WITH(norm.forward(tall, y, cache), "ddl::RmsNorm::forward: x is 4 x 5, expected 3 x 5");
+  CHECK_THROWS_WITH(norm.forward(x, tall, cache), "ddl::RmsNorm::forward: y is 4 x 5, expected 3 x 5");
+}

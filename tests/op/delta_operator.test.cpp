@@ -273,6 +273,16 @@ TEST_CASE("the regime is the nearest of the three by beta |k|^2", "[op][delta_op
   CHECK(ddl::regime_of(std::numeric_limits<double>::quiet_NaN()) == Regime::expansion);
 }
 
+TEMPLATE_TEST_CASE("a normalised direction at beta = 2 reflects, however its length was rounded",
+                   "[op][delta_operator]", float, double) {
+  Random random(9);
+  for (Index d = 1; d <= 300; ++d) {
+    CAPTURE(d);
+    const DeltaOperator A(random_matrix<Vector<TestType>>(random, d), TestType(2));
+    CHECK(A.regime() == Regime::reflection);
+  }
+}
+
 TEST_CASE("a direction of any length is normalised, k_eps inside the root", "[op][delta_operator]") {
   Random random(11);
   const auto unit = random_matrix<Vector<double>>(random, 7).normalized().eval();

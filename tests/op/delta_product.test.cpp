@@ -195,6 +195,16 @@ TEST_CASE("the parts of a product can be read", "[op][delta_product]") {
   CHECK(product.written() == (Eigen::Matrix<double, 2, 3>() << 0, 0, 0, 1, 2, 3).finished());
 }
 
+TEST_CASE("overlaps are the inner products of earlier directions, however storage grew", "[op][delta_product]") {
+  Random random(7);
+  DeltaProduct<Complex> product(6);
+  for (int i = 0; i < 11; ++i)
+    product.push(DeltaOperator<Complex>(random_matrix<Vector<Complex>>(random, 6), 1.5));
+  const Matrix<Complex> gram = product.directions().adjoint().lazyProduct(product.directions());
+  const Matrix<Complex> expected = gram.triangularView<Eigen::StrictlyLower>();
+  CHECK(error(product.overlaps(), expected) <= identity_tolerance<double>);
+}
+
 TEST_CASE("the empty product is the identity", "[op][delta_product]") {
   const DeltaProduct<double> none(3);
   const Eigen::MatrixXd X = Eigen::MatrixXd::Constant(3, 2, 7);

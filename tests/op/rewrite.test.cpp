@@ -425,6 +425,10 @@ TEST_CASE("a shape that does not fit a rewrite is refused by name", "[op][rewrit
   auto short_gate = p.edit;
   short_gate.beta.resize(1, 2);
   refused([&] { ddl::rewrite_forward(delta, p.X, short_gate, p.v, p.Y); }, "beta is 1 x 2, expected 1 x 3");
+  refused([&] { ddl::rewrite_backward(delta, p.X, short_gate, p.dX, p.gradient); },
+          "rewrite_backward: beta is 1 x 2, expected 1 x 3");
+  refused([&] { ddl::rewrite_rewind(delta, short_gate, p.Y); },
+          "rewrite_rewind: beta is 1 x 2, expected 1 x 3");
   refused([&] { ddl::rewrite_backward(delta, tall, p.edit, p.dX, p.gradient); },
           "rewrite_backward: X is 5 x 6, expected 4 x 6");
   refused([&] { ddl::rewrite_backward(delta, p.X, p.edit, broad, p.gradient); },

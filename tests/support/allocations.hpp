@@ -4,6 +4,7 @@
 /// elsewhere.
 #pragma once
 
+#include <Eigen/Core>
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
@@ -76,22 +77,23 @@ void free(void* memory) {
 }
 }
 #else
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+// Not inlined: gcc takes a delete that it sees calling free() for a mistake if it does not see the new.
+EIGEN_DONT_INLINE void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   ++ddl::test::allocation_count;
   return std::malloc(size > 0 ? size : 1);
 }
-void* operator new(std::size_t size) {
+EIGEN_DONT_INLINE void* operator new(std::size_t size) {
   if (void* memory = operator new(size, std::nothrow)) return memory;
   throw std::bad_alloc();
 }
-void* operator new[](std::size_t size) { return operator new(size); }
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+EIGEN_DONT_INLINE void* operator new[](std::size_t size) { return operator new(size); }
+EIGEN_DONT_INLINE void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
   return operator new(size, std::nothrow);
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+EIGEN_DONT_INLINE void operator delete(void* memory) noexcept { std::free(memory); }
+EIGEN_DONT_INLINE void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+EIGEN_DONT_INLINE void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+EIGEN_DONT_INLINE void operator delete[](void* memory) noexcept { std::free(memory); }
+EIGEN_DONT_INLINE void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+EIGEN_DONT_INLINE void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
 #endif

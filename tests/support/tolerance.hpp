@@ -26,8 +26,8 @@ inline constexpr double float_tolerance = 1e-5;
 template <class Scalar>
 inline constexpr double storage_tolerance = 4.0 / (1 << std::numeric_limits<Scalar>::digits);
 
-/// n identities one after the other: 2 eps for each, and no less than one may have. (Eigen's own product of
-/// 64 dense reflections is off by 64 eps.)
+/// n identities one after the other: 2 eps for each, and no less than one may have. (Against long double, 64
+/// repeated reflections lose 53 eps as a product of dense matrices, 25 applied one by one, 48 in compact WY.)
 template <class Scalar>
 constexpr double sequence_tolerance(Index n) {
   return identity_tolerance<Scalar> * (std::max)(1.0, static_cast<double>(n) / 5);
