@@ -85,11 +85,14 @@ void multiply(const View<const Scalar>& a, const View<const Scalar>& b, const Vi
               const Scalar* bias, const E& executor) {
   const Index rows = c.rows, cols = c.cols, depth = a.cols;
   eigen_assert(a.rows == rows && b.cols == cols && b.rows == depth && !c.row_major);
-  // Weight gradients are small and deep, activations are long: halve a tile that would be the only one.
-  const Index height =
-      rows > tile_rows / 2 && rows <= tile_rows && cols <= tile_cols ? tile_rows / 2 : tile_rows;
-  const Index width = cols > tile_cols / 2 && cols <= tile_cols ? tile_cols / 2 : tile_cols;
-  const Index down = (rows + height - 1) / height, across = (cols + width - 1) / width;
+  // Where tiles would be too few to share among threads, they are cut to halves, and not further: every tile
+  // packs its operands anew.
+  constexpr Index enough = 16;
+  const auto pieces = [](Index size, Index piece) { return (size + piece - 1) / piece; };
+  Index height = tile_rows, width = tile_cols;
+  if (pieces(rows, height) * pieces(cols, width) < enough) width /= 2;
+  if (pieces(rows, height) * pieces(cols, width) < enough) height /= 2;
+  const Index down = pieces(rows, height), across = pieces(cols, width);
   executor.for_each(down * across, [&](Index tile) {
     const Index i = tile % down * height, j = tile / down * width;
     const Index m = (std::min)(height, rows - i), n = (std::min)(width, cols - j);

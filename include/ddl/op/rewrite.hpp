@@ -274,7 +274,11 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
       Real norm2(0), s(0);
       if (kind != Rewrite::additive) {
         detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-          detail::dots<Group, true>(d, kt, state + j * stride_x, stride_x, u + j, &norm2);
+          const Scalar* columns = state + j * stride_x;
+          if (j == 0)
+            detail::dots<Group, true>(d, kt, columns, stride_x, u + j, &norm2);
+          else
+            detail::dots<Group, false>(d, kt, columns, stride_x, u + j, nullptr);
         });
         s = direction_scale(edit.direction.col(n), norm2, Real(k_eps));
         for (Index j = 0; j < m; ++j) {
