@@ -16,18 +16,6 @@ using Catch::Matchers::ContainsSubstring;
 
 namespace {
 
-/// What f throws.
-template <class F>
-std::string error_of(const F& f) {
-  try {
-    f();
-  } catch (const FileError& error) {
-    CHECK(std::string(error.what()).starts_with(error.file() + ": "));
-    return error.what();
-  }
-  return "no error";
-}
-
 /// While there is one of these, a file of this process cannot grow beyond `bytes`: a full disk.
 class FullDisk {
  public:

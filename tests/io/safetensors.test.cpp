@@ -232,17 +232,6 @@ std::vector<Bad> bad_files() {
   return all;
 }
 
-/// The message of the FileError that f throws.
-template <class F>
-std::string error_of(const F& f) {
-  try {
-    f();
-  } catch (const FileError& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 }  // namespace
 
 TEST_CASE("every kind of bad file is refused by name, tensor and rule", "[io][safetensors]") {

@@ -35,16 +35,6 @@ std::vector<std::byte> counting(int count) {
   return bytes;
 }
 
-template <class F>
-std::string error_of(const F& f) {
-  try {
-    f();
-  } catch (const FileError& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 DeltaResNet<double> some_net(std::uint64_t seed, Index inputs = 7) {
   return DeltaResNet<double>({.inputs = inputs, .outputs = 5, .width = 6, .value_channels = 3, .depth = 2},
                              seed);

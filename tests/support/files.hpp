@@ -13,6 +13,8 @@
 #include <string>
 #include <string_view>
 
+#include "ddl/io/file.hpp"
+
 namespace ddl::test {
 
 /// A folder that is gone at the end of the scope.
@@ -57,6 +59,18 @@ inline std::string read_file(const std::string& path) {
 /// tests/data/NAME
 inline std::string data_path(const std::string& name) {
   return (std::filesystem::path(__FILE__).parent_path().parent_path() / "data" / name).string();
+}
+
+/// What the FileError says that f() throws, which begins with the file's name.
+template <class F>
+std::string error_of(const F& f) {
+  try {
+    f();
+  } catch (const FileError& error) {
+    const std::string message = error.what();
+    return message.starts_with(error.file() + ": ") ? message : "no name before: " + message;
+  }
+  return "no error";
 }
 
 }  // namespace ddl::test

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <tuple>
 
 #include "ddl/core/executor.hpp"
 #include "ddl/core/parameters.hpp"
@@ -71,10 +72,16 @@ struct SgdSettings {
 };
 
 /// velocity = momentum velocity + gradient;  p -= learning_rate (velocity + weight_decay p).
+///
+/// The state of an optimizer is walked like a model's parameters: that is how a checkpoint saves it.
 template <class Model>
 struct Sgd {
+  using Scalar = typename Model::Scalar;
+
   SgdSettings settings;
   Model velocity;
+
+  static constexpr auto parameters() { return std::tuple(field("velocity", &Sgd::velocity)); }
 
   /// @throws std::invalid_argument if a setting is out of range.
   explicit Sgd(const Model& model, const SgdSettings& settings_ = {})
@@ -92,7 +99,6 @@ struct Sgd {
   void step(Model& model, const Model& gradient, const E& executor = {}) {
     for_each_parameter(
         [&](const ParameterPath& path, auto& p, const auto& g, auto& v) {
-          using Scalar = typename std::remove_cvref_t<decltype(p)>::Scalar;
           const auto momentum = static_cast<Scalar>(settings.momentum);
           const auto rate = static_cast<Scalar>(settings.learning_rate);
           const auto kept =
@@ -125,9 +131,16 @@ struct AdamWSettings {
 /// A schedule sets settings.learning_rate before each step.
 template <class Model>
 struct AdamW {
+  using Scalar = typename Model::Scalar;
+
   AdamWSettings settings;
   Model first_moment, second_moment;
   Index steps = 0;
+
+  static constexpr auto parameters() {
+    return std::tuple(field("first_moment", &AdamW::first_moment),
+                      field("second_moment", &AdamW::second_moment));
+  }
 
   /// @throws std::invalid_argument if a setting is out of range.
   explicit AdamW(const Model& model, const AdamWSettings& settings_ = {})
@@ -149,7 +162,6 @@ struct AdamW {
     const double correction2 = 1 - std::pow(settings.beta2, static_cast<double>(steps));
     for_each_parameter(
         [&](const ParameterPath& path, auto& p, const auto& g, auto& m, auto& v) {
-          using Scalar = typename std::remove_cvref_t<decltype(p)>::Scalar;
           const auto b1 = static_cast<Scalar>(settings.beta1),
                      rest1 = static_cast<Scalar>(1 - settings.beta1);
           const auto b2 = static_cast<Scalar>(settings.beta2),

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+#include "ddl/train/fit.hpp"
+
+#include <cstdlib>
+#include <limits>
+
+#include "ddl/train/observers.hpp"
+#include "ddl/train/schedule.hpp"
+#include "support/catch.hpp"
+#include "support/toy_data.hpp"
+
+using namespace ddl;
+using namespace ddl::test;
+using Catch::Matchers::ContainsSubstring;
+
+namespace {
+
+using Net = DeltaResNet<double>;
+
+/// The steps that fit makes, by hand.
+Net trained_by_hand(Index steps, const WarmupCosine& schedule) {
+  Net net = toy_net<double>();
+  auto cache = net.make_cache();
+  auto gradient = zeros_like(net);
+  AdamW optimizer(net);
+  ToyData<double> data;
+  for (Index step = 0; step < steps; ++step) {
+    data.next();
+    Matrix<double> slope(1, 16);
+    mean_squared_error(net.forward(data.x, cache), data.y, slope);
+    set_zero(gradient);
+    net.backward(data.x, slope, cache, gradient);
+    clip_global_norm(gradient, 0.1);
+    optimizer.settings.learning_rate = schedule(step);
+    optimizer.step(net, gradient);
+  }
+  return net;
+}
+
+bool same(const Net& a, const Net& b) {
+  bool equal = true;
+  for_each_parameter([&](const ParameterPath&, const auto& p, const auto& q) { equal = equal && p == q; }, a,
+                     b);
+  return equal;
+}
+
+}  // namespace
+
+TEST_CASE("fit makes the steps that one would write by hand", "[train][fit]") {
+  const WarmupCosine schedule({.peak = 1e-2, .warmup = 5, .steps = 40});
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  std::vector<StepReport> reports;
+  const auto result = fit(run, data, {.steps = 40, .learning_rate = schedule, .max_norm = 0.1},
+                          [&](const auto& seen) { reports.push_back(seen.report); });
+  CHECK(same(run.model, trained_by_hand(40, schedule)));
+  CHECK(result.ending == Ending::finished);
+  REQUIRE(reports.size() == 40);
+  CHECK(reports[0].step == 1);
+  CHECK(reports[0].samples == 16);
+  CHECK(reports[0].learning_rate == schedule(0));
+  CHECK(std::isnan(reports[0].correct));
+  CHECK(reports.back().loss < 0.7 * reports.front().loss);
+  CHECK(result.last.loss == reports.back().loss);
+}
+
+TEST_CASE("a run that goes on makes the steps that are left", "[train][fit]") {
+  const WarmupCosine schedule({.peak = 1e-2, .warmup = 5, .steps = 40});
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  FitSettings settings{.steps = 15, .learning_rate = schedule, .max_norm = 0.1};
+  fit(run, data, settings);
+  settings.steps = 40;
+  fit(run, data, settings);
+  CHECK(run.step == 40);
+  CHECK(same(run.model, trained_by_hand(40, schedule)));
+  CHECK(fit(run, data, settings).ending == Ending::finished);
+  CHECK(run.step == 40);
+}
+
+TEST_CASE("a loss that is not finite changes no parameter, whatever is done about it", "[train][fit]") {
+  const double poison =
+      GENERATE(std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity());
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  data.poison = poison;
+  const auto policy = [](NonFinite kind) { return FitSettings{.steps = 3, .non_finite = kind}; };
+  CHECK_THROWS_WITH(fit(run, data, policy(NonFinite::raise)), ContainsSubstring("at step 1 the loss is "));
+  CHECK(run.step == 0);
+  CHECK(fit(run, data, policy(NonFinite::stop)).ending == Ending::not_finite);
+  CHECK(run.step == 0);
+  const auto skipped = fit(run, data, policy(NonFinite::skip));
+  CHECK(skipped.ending == Ending::finished);
+  CHECK(skipped.skipped == 3);
+  CHECK(run.step == 3);
+  CHECK(same(run.model, toy_net<double>()));
+  CHECK(run.optimizer.steps == 0);
+}
+
+TEST_CASE("a gradient that is not finite is seen without clipping as well", "[train][fit]") {
+  TrainingRun<Net> run(toy_net<double>());
+  run.model.head.weight(0, 0) = std::numeric_limits<double>::quiet_NaN();
+  ToyData<double> data;
+  CHECK_THROWS_WITH(fit(run, data, {.steps = 1, .max_norm = 0}), ContainsSubstring("norm nan"));
+}
+
+TEST_CASE("an observer ends a run, and all of them see its last step", "[train][fit][observers]") {
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  Index seen = 0;
+  const auto stop_at_7 = [](const auto& s) { return s.report.step < 7 ? Flow::go_on : Flow::stop; };
+  const auto count = [&](const auto&) { ++seen; };
+  CHECK(fit(run, data, {.steps = 100}, stop_at_7, count).ending == Ending::stopped);
+  CHECK(run.step == 7);
+  CHECK(seen == 7);
+  CHECK(fit(run, data, {.steps = 100}, TimeLimit{0}).last.step == 8);
+}
+
+TEST_CASE("validation stops when nothing gets better and brings the best model back",
+          "[train][fit][observers]") {
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  std::vector<double> losses = {3, 1, std::numeric_limits<double>::quiet_NaN(), 2, 5, 0};
+  std::vector<Net> models;
+  Validation<Net> validation(2, 3, [&](const Net& model) {
+    models.push_back(model);
+    return losses[models.size() - 1];
+  });
+  CHECK(fit(run, data, {.steps = 100}, validation).ending == Ending::stopped);
+  CHECK(run.step == 10);
+  CHECK(models.size() == 5);
+  CHECK(validation.best() == 1);
+  CHECK(validation.best_step() == 4);
+  CHECK(same(run.model, models[1]));
+  CHECK_FALSE(same(models[1], models[4]));
+  CHECK_THROWS_AS(Validation<Net>(0, 1, {}), std::invalid_argument);
+  CHECK_THROWS_AS(Validation<Net>(1, 0, {}), std::invalid_argument);
+}
+
+TEST_CASE("gates are recorded by layer", "[train][fit][observers]") {
+  TrainingRun<Net> run(toy_net<double>(3));
+  ToyData<double> data;
+  GateRecorder gates(5);
+  double beta = 0;
+  fit(run, data, {.steps = 12}, gates,
+      [&](const auto& seen) { beta = seen.report.step == 10 ? seen.cache.edits[1].beta.mean() : beta; });
+  REQUIRE(gates.entries().size() == 2);
+  CHECK(gates.entries()[1].step == 10);
+  REQUIRE(gates.entries()[1].mean_beta.size() == 3);
+  CHECK(gates.entries()[1].mean_beta[1] == beta);
+}
+
+TEST_CASE("a progress bar shows the loss, and only to somebody who looks", "[train][fit][observers]") {
+  const auto printed = [](bool shows) {
+    char* text = nullptr;
+    std::size_t size = 0;
+    std::FILE* const stream = open_memstream(&text, &size);
+    TrainingRun<Net> run(toy_net<double>());
+    ToyData<double> data;
+    fit(run, data, {.steps = 12}, ProgressBar("toy ", stream, shows));
+    std::fclose(stream);
+    const std::string all(text, size);
+    std::free(text);
+    return all;
+  };
+  CHECK(printed(false).empty());
+  CHECK_THAT(printed(true), ContainsSubstring("toy [########################] 100 %  loss "));
+  CHECK_THAT(printed(true), ContainsSubstring("samples/s  0:00 left"));
+}
+
+TEST_CASE("settings of fit that make no sense are refused", "[train][fit][errors]") {
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  CHECK_THROWS_WITH(fit(run, data, {.steps = -1}), "ddl::fit: steps is -1, expected at least 0");
+  CHECK_THROWS_WITH(fit(run, data, {.max_norm = -1}),
+                    "ddl::fit: max_norm is -1, expected a number of at least 0");
+}
