@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+#include "ddl/residual/channel_convolution.hpp"
+
+#include "ddl/residual/block.hpp"
+#include "support/layer_suite.hpp"
+
+using namespace ddl;
+using namespace ddl::test;
+
+namespace {
+
+template <int Channels>
+struct Convolution {
+  template <class Scalar, bool Fixed>
+  struct Layer : LayerBase<ChannelConvolution<Scalar, size<Fixed>(small_width), size<Fixed>(Channels)>,
+                           size<Fixed>(small_width)> {
+    using Cache = typename Layer::Part::template Cache<size<Fixed>(small_samples)>;
+    Index kernel;
+
+    static Index x_cols(Index samples) { return samples * Channels; }
+    static bool adds() { return true; }
+    auto make(Index width, Random& random) const {
+      return typename Layer::Part({kernel}, width, Channels, random);
+    }
+    void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
+      y = part.forward(x, cache, order);
+      if (part.output(x, cache) != y) FAIL("output is not what forward returned");
+    }
+    void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
+                  auto& gradient, const Order& order) const {
+      part.backward(x, cache, dy, dx, gradient, order);
+    }
+  };
+};
+
+static_assert(CompressorPart<ChannelConvolution<float>> &&
+              CompressorPart<ChannelConvolution<double, 8, 2>, 8>);
+
+}  // namespace
+
+TEST_CASE("the channel convolution passes the suite", "[residual][channel_convolution][grad]") {
+  SECTION("as wide as the channels") { check_layer<Convolution<4>::Layer>(Index(0)); }
+  SECTION("narrower") { check_layer<Convolution<3>::Layer>(Index(2)); }
+  SECTION("wider") { check_layer<Convolution<2>::Layer>(Index(5)); }
+  SECTION("one channel") { check_layer<Convolution<1>::Layer>(Index(0)); }
+}
+
+TEST_CASE("the channel convolution is a convolution along a padded row, then a weighted sum",
+          "[residual][channel_convolution]") {
+  const Index K = GENERATE(Index(1), Index(2), Index(3), Index(4), Index(9));
+  const Index m = GENERATE(Index(1), Index(3), Index(4));
+  CAPTURE(K, m);
+  Random random(1);
+  ChannelConvolution<double> convolution({K}, 5, m, random);
+  for_each_parameter([&](const ParameterPath&, auto& p) { fill(random, p); }, convolution);
+  Matrix<double> X(5, 2 * m), expected(5, 2);
+  fill(random, X);
+  for (Index n = 0; n < 2; ++n)
+    for (Index i = 0; i < 5; ++i) {
+      Vector<double> padded = Vector<double>::Zero(m + K - 1);
+      padded.segment((K - 1) / 2, m) = X.row(i).segment(n * m, m).transpose();
+      expected(i, n) = 0;
+      for (Index j = 0; j < m; ++j)
+        expected(i, n) += convolution.read[j] * convolution.weight.row(i).dot(padded.segment(j, K));
+    }
+  ChannelConvolution<double>::Cache<> cache;
+  CHECK(error(convolution.forward(X, cache), expected) <= identity_tolerance<double>);
+}
+
+TEST_CASE("the channel convolution starts at the mean, for every kernel", "[residual][channel_convolution]") {
+  const Index kernel = GENERATE(Index(0), Index(1), Index(2), Index(7));
+  Random random(1);
+  Matrix<double> X(5, 4);
+  fill(random, X);
+  const ChannelConvolution<double> convolution({kernel}, 5, 4, random);
+  ChannelConvolution<double>::Cache<> cache;
+  CHECK(error(convolution.forward(X, cache), X.rowwise().mean()) <= identity_tolerance<double>);
+  CHECK(convolution.weight.cols() == (kernel == 0 ? 4 : kernel));
+}
+
+TEST_CASE("the channel convolution refuses a kernel below 0", "[residual][channel_convolution][errors]") {
+  Random random(1);
+  CHECK_THROWS_WITH(ChannelConvolution<double>({-1}, 5, 3, random),
+                    "ddl::ChannelConvolution: kernel is -1, expected at least 1, or 0 for all channels");
+}
