@@ -628,7 +628,10 @@ class SafetensorsWriter {
   }
   static std::string json_list(const TensorShape& numbers) {
     std::string text = "[";
-    for (const auto number : numbers) text += (text.size() > 1 ? "," : "") + std::to_string(number);
+    for (const auto number : numbers) {
+      if (text.size() > 1) text += ',';
+      text += std::to_string(number);
+    }
     return text + "]";
   }
 
