@@ -4,9 +4,6 @@
 ///
 /// Every call is timed by itself. The benchmark's time is the median; `p50_ns` and `p99.9_ns` say it again,
 /// and `timer_ns` is what reading the clock costs, which is contained in both.
-#define EIGEN_STACK_ALLOCATION_LIMIT \
-  0  // a fixed 512 x 128 matrix is larger than Eigen lets objects be by default
-
 #include "training.hpp"
 
 namespace {

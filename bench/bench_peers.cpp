@@ -18,10 +18,6 @@
 ///
 /// Beside other work set OMP_WAIT_POLICY=passive: libtorch's OpenMP threads else spin for cores that they do
 /// not get, and its times are a hundred times what they should be.
-#define EIGEN_STACK_ALLOCATION_LIMIT \
-  0  // a fixed 256 x 256 matrix is larger than Eigen lets objects be by default
-
-#include <dlfcn.h>
 #include <torch/torch.h>
 
 #include <cstdio>
@@ -36,16 +32,9 @@ using bench::Index;
 using torch::Tensor;
 using Matrix = ddl::Matrix<float>;
 
-/// Debian's libtorch multiplies by OpenBLAS, whose threads are its own matter. With another BLAS nothing
-/// happens.
-void set_blas_threads(Index threads) {
-  static const auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
-  if (set) set(static_cast<int>(threads));
-}
-
 void set_torch_threads(Index threads) {
   torch::set_num_threads(static_cast<int>(threads));
-  set_blas_threads(threads);
+  bench::set_blas_threads(threads);
   bench::warm_up_seconds = threads > 1 ? 0.02 : 0;  // those of OpenMP and OpenBLAS spin on after their work
 }
 
@@ -242,12 +231,12 @@ void step(benchmark::State& state) {
                     const Tensor& parameter) { compare("gradient of " + name, ours, parameter.grad()); },
                  training.gradient);
     const auto ours = [&] {
-      set_blas_threads(1);  // if ours uses it at all, it does so inside of pieces
+      bench::set_blas_threads(1);  // if ours uses it at all, it does so inside of pieces
       training.differentiate(executor);
       training.optimizer.step(training.net, training.gradient, executor);
     };
     const auto theirs = [&] {
-      set_blas_threads(threads);
+      bench::set_blas_threads(threads);
       differentiate();
       optimizer.step();
     };

@@ -102,6 +102,8 @@ int main(int argc, char** argv) {
     for (const auto& shape : bench::rewrite_shapes())
       for (const Index threads : bench::thread_counts())
         single->Args({shape[0], shape[1], shape[2], threads});
+    for (const Index threads : bench::thread_counts())  // in cache, but worth sharing
+      single->Args({1024, 256, 1, threads});
     auto* twice = bench::add(name + std::string("/double"),
                              [pass = pass](auto& state) { rewrite<double>(state, pass); });
     twice->ArgNames(argument_names);

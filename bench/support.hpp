@@ -6,6 +6,9 @@
 #pragma once
 
 #include <benchmark/benchmark.h>
+#if __has_include(<dlfcn.h>)
+#include <dlfcn.h>
+#endif
 
 #include <Eigen/Core>
 #include <algorithm>
@@ -77,6 +80,14 @@ inline void describe_environment() {
   benchmark::AddCustomContext("hardware_threads", std::to_string(hardware_threads()));
 }
 
+/// OpenBLAS has threads of its own, which libtorch wants and a thread pool does not. With another BLAS nothing happens.
+inline void set_blas_threads([[maybe_unused]] Index threads) {
+#if __has_include(<dlfcn.h>)
+  static const auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
+  if (set) set(static_cast<int>(threads));
+#endif
+}
+
 /// The main function of every benchmark. Those whose arguments are worked out at run time register themselves
 /// in `prepare`.
 inline int run(
@@ -84,6 +95,7 @@ inline int run(
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   describe_environment();
+  set_blas_threads(1);  // the pool's threads call it side by side
   prepare();
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();

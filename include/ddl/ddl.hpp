@@ -19,6 +19,7 @@
 #include "ddl/op/delta_product.hpp"
 #include "ddl/op/direction.hpp"
 #include "ddl/op/rewrite.hpp"
+#include "ddl/op/streaming.hpp"
 #include "ddl/residual/block.hpp"
 #include "ddl/residual/compressor.hpp"
 #include "ddl/residual/gate.hpp"

@@ -436,3 +436,24 @@ TEST_CASE("a shape that does not fit a rewrite is refused by name", "[op][rewrit
   refused([&] { ddl::rewrite_rewind(delta, p.edit, tall); }, "rewrite_rewind: X is 5 x 6, expected 4 x 6");
   CHECK(std::string(ddl::name_of(Rewrite::write_only)) == "write_only");
 }
+
+TEST_CASE("a batch too large for a cache gives the bits of the same rewrite in place, aligned or not", "[op][rewrite]") {
+  constexpr Index d = 256, m = 4, N = 4096;  // 16 MiB of states: stored past the caches where Y is aligned
+  Random random(21);
+  Matrix<float> X(d, N * m), v(m, N);
+  random.fill_normal(X, 1);
+  random.fill_normal(v, 1);
+  ddl::Edit<float> edit;
+  edit.resize(d, m, N);
+  random.fill_normal(edit.direction, 1);
+  edit.beta.setConstant(1.5f);
+  Vector<float> room(X.size() + 16);
+  for (const Index offset : {0, 1, 8}) {
+    Eigen::Map<Matrix<float>> Y(room.data() + offset, d, N * m);
+    Y.setConstant(7);
+    ddl::rewrite_forward(Rewrite::delta, X, edit, v, Y);
+    Matrix<float> in_place = X;
+    ddl::rewrite_forward(Rewrite::delta, in_place, edit, v, in_place);
+    CHECK(Y == in_place);
+  }
+}

@@ -17,10 +17,14 @@
 /// once each way, twice over while it is in cache: a sweep of dot products, then a sweep that writes.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 #include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
 #include "ddl/core/executor.hpp"
 #include "ddl/op/direction.hpp"
+#include "ddl/op/streaming.hpp"
 
 namespace ddl {
 
@@ -91,6 +95,7 @@ struct SingleLane {
   static constexpr Index size = 1;
   static Pack load(const Scalar* from) { return static_cast<Pack>(*from); }
   static void store(Scalar* to, const Pack& pack) { *to = static_cast<Scalar>(pack); }
+  static void stream(Scalar* to, const Pack& pack) { store(to, pack); }
   static Pack broadcast(const Accum<Scalar>& value) { return value; }
   static Pack add(const Pack& a, const Pack& b) { return a + b; }
   static Pack add_product(const Pack& c, const Pack& a, const Pack& b) { return c + a * b; }
@@ -105,6 +110,7 @@ struct PacketLane {
   static constexpr Index size = Eigen::internal::packet_traits<Scalar>::size;
   static EIGEN_STRONG_INLINE Pack load(const Scalar* from) { return Eigen::internal::ploadu<Pack>(from); }
   static EIGEN_STRONG_INLINE void store(Scalar* to, const Pack& pack) { Eigen::internal::pstoreu(to, pack); }
+  static EIGEN_STRONG_INLINE void stream(Scalar* to, const Pack& pack) { detail::stream(to, pack); }
   static EIGEN_STRONG_INLINE Pack broadcast(Scalar value) { return Eigen::internal::pset1<Pack>(value); }
   static EIGEN_STRONG_INLINE Pack add(const Pack& a, const Pack& b) { return Eigen::internal::padd(a, b); }
   static EIGEN_STRONG_INLINE Pack add_product(const Pack& c, const Pack& a, const Pack& b) {
@@ -179,8 +185,18 @@ constexpr Index columns_to_next(Index d, Index m, Index tokens, Index n) noexcep
   return n + 1 < tokens && d * m * tokens * Index{sizeof(Scalar)} > (Index(1) << 20) ? m : 0;
 }
 
+/// Whether Y is so large, from 16 MiB, that a cache keeps little of it until it is read again, and can be streamed.
+template <class X, class Y>
+bool is_streamed(const X& x, const Y& y) noexcept {
+  using Scalar = typename Y::Scalar;
+  constexpr Index size = WideLane<Scalar>::size;
+  return y.size() * Index{sizeof(Scalar)} >= (Index(1) << 24) && y.data() != x.data() &&
+         y.colStride() % size == 0 &&
+         reinterpret_cast<std::uintptr_t>(y.data()) % (size * sizeof(Scalar)) == 0;
+}
+
 /// Y_j = X_j + p_j kt. Where `next` is not 0, like pull_back, asks for the next token's state meanwhile.
-template <int Group, class Scalar>
+template <int Group, bool Stream, class Scalar>
 void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p, const Scalar* X,
                Index stride_x, Scalar* Y, Index stride_y, Index next) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
@@ -189,9 +205,13 @@ void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
       for (int j = 0; j < Group; ++j) Eigen::internal::prefetch(X + (next + j) * stride_x + i);
     }
     const auto k = Lane::load(kt + i);
-    for (int j = 0; j < Group; ++j)
-      Lane::store(Y + j * stride_y + i,
-                  Lane::add_product(Lane::load(X + j * stride_x + i), k, Lane::broadcast(p[j])));
+    for (int j = 0; j < Group; ++j) {
+      const auto y = Lane::add_product(Lane::load(X + j * stride_x + i), k, Lane::broadcast(p[j]));
+      if constexpr (Stream)
+        Lane::stream(Y + j * stride_y + i, y);
+      else
+        Lane::store(Y + j * stride_y + i, y);
+    }
   });
 }
 
@@ -262,6 +282,7 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
   check_shape(where, "Y", Y, d, N * m);
   detail::check_edit(where, edit);
   if (kind != Rewrite::additive) check_shape(where, "v", v, m, N);
+  const bool streamed = detail::is_streamed(X, Y);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
     const Index stride_x = X.colStride(), stride_y = Y.colStride();
     for (Index n = begin; n < end; ++n) {
@@ -291,10 +312,12 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
         for (int c = 0; c < Group; ++c) p[c] = kind == Rewrite::additive ? Real(1) : Real(step * r[j + c]);
-        detail::add_outer<Group>(d, kt, p, state + j * stride_x, stride_x, out + j * stride_y, stride_y,
-                                 next);
+        const auto add =
+            streamed ? detail::add_outer<Group, true, Scalar> : detail::add_outer<Group, false, Scalar>;
+        add(d, kt, p, state + j * stride_x, stride_x, out + j * stride_y, stride_y, next);
       });
     }
+    if (streamed) detail::finish_streams();
   });
 }
 
@@ -396,8 +419,8 @@ void rewrite_rewind(Rewrite kind, const Edit<Scalar, Rows, Cols, Tokens>& edit,
         p.setConstant(Real(-1));
         if (kind != Rewrite::additive) p = -step * edit.correction.col(n).template segment<Group>(j).array();
         Scalar* state = X.data() + (n * m + j) * X.colStride();
-        detail::add_outer<Group>(d, edit.direction.data() + n * d, p, state, X.colStride(), state,
-                                 X.colStride(), next);
+        detail::add_outer<Group, false>(d, edit.direction.data() + n * d, p, state, X.colStride(), state,
+                                        X.colStride(), next);
       });
     }
   });

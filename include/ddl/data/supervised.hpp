@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+/// @file  Learning a data set's labels or targets: its batches as fit takes them, and evaluation.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "ddl/data/batches.hpp"
+#include "ddl/model/delta_resnet.hpp"
+#include "ddl/train/fit.hpp"
+
+namespace ddl {
+
+/// Batches for fit: softmax cross-entropy where there are labels, mean squared error of the targets otherwise.
+template <class Scalar>
+class SupervisedBatches {
+ public:
+  /// `data` must outlive this. @throws std::invalid_argument if there is nothing to learn, or as Batches does.
+  SupervisedBatches(const DatasetView<Scalar>& data, const BatchSettings& settings)
+      : data_(data), order_(data.size(), settings) {
+    if (data.labels.empty() && data.targets.rows() == 0)
+      fail("ddl::SupervisedBatches", "the data", "without labels and targets", "one of them");
+  }
+
+  void next() { view_.emplace(batch_.gather(data_, order_.next())); }
+  const auto& inputs() const noexcept { return view_->inputs; }
+  Index samples() const noexcept { return view_->size(); }
+
+  template <class Prediction, Executor E>
+  double loss(const Prediction& prediction, Matrix<Scalar>& slope, const E& executor) const {
+    return data_.labels.empty() ? mean_squared_error(prediction, view_->targets, slope, executor)
+                                : softmax_cross_entropy(prediction, view_->labels, slope, executor);
+  }
+  template <class Prediction>
+  double correct(const Prediction& prediction) const {
+    if (data_.labels.empty()) return std::numeric_limits<double>::quiet_NaN();
+    return static_cast<double>(correct_predictions(prediction, view_->labels));
+  }
+
+  const Batches& order() const noexcept { return order_; }
+
+  /// The position and what the order follows from.
+  std::vector<std::uint64_t> state() const {
+    const BatchPosition& position = order_.position();
+    return {position.epoch,
+            static_cast<std::uint64_t>(position.batch),
+            order_.settings().seed,
+            static_cast<std::uint64_t>(order_.samples()),
+            static_cast<std::uint64_t>(order_.settings().batch_size),
+            static_cast<std::uint64_t>(order_.settings().shuffle),
+            static_cast<std::uint64_t>(order_.settings().keep_short)};
+  }
+  /// @throws std::invalid_argument if the state is of other data, or of an order with other settings.
+  void restore(std::span<const std::uint64_t> words) {
+    const auto own = state();
+    if (words.size() != own.size() || !std::equal(words.begin() + 2, words.end(), own.begin() + 2))
+      fail("ddl::SupervisedBatches::restore", "the state", "one of other data, batch size, seed or order",
+           "one of these");
+    order_.seek({words[0], static_cast<Index>(words[1])});
+  }
+
+ private:
+  DatasetView<Scalar> data_;
+  Batches order_;
+  Batch<Scalar> batch_;
+  std::optional<DatasetView<Scalar>> view_;  ///< of batch_; a view cannot be assigned
+};
+
+struct Evaluation {
+  double loss = 0;     ///< mean over the samples
+  double correct = 0;  ///< share of the samples; NaN without labels
+};
+
+namespace detail {
+struct SeeNothing {
+  void operator()(const auto&) const noexcept {}
+};
+}  // namespace detail
+
+/// The loss of a model's predictions over a data set, 256 samples at a time. `see(cache)` is called after each pass: it
+/// may look at what the pass left behind, if `memory` keeps it.
+template <class Model, class Scalar, Executor E = Serial, class See = detail::SeeNothing>
+Evaluation evaluate(const Model& model, const DatasetView<Scalar>& data, const E& executor = {},
+                    Memory memory = Memory::inference, See&& see = {}) {
+  constexpr Index most = 256;
+  auto cache = model.make_cache(0, memory);
+  Matrix<Scalar> slope;
+  Evaluation result;
+  const double all = static_cast<double>(data.size());
+  for (Index begin = 0; begin < data.size(); begin += most) {
+    const auto part = data.range(begin, (std::min)(most, data.size() - begin));
+    const auto& prediction = model.forward(part.inputs, cache, executor);
+    slope.resize(prediction.rows(), prediction.cols());
+    const double share = static_cast<double>(part.size()) / all;
+    if (part.labels.empty()) {
+      result.loss += share * mean_squared_error(prediction, part.targets, slope, executor);
+    } else {
+      result.loss += share * softmax_cross_entropy(prediction, part.labels, slope, executor);
+      result.correct += static_cast<double>(correct_predictions(prediction, part.labels)) / all;
+    }
+    see(cache);
+  }
+  if (data.labels.empty()) result.correct = std::numeric_limits<double>::quiet_NaN();
+  return result;
+}
+
+}  // namespace ddl

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+/// @file  Plain text as tokens, one for each byte or each character, and windows of it for a language model.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ddl/core/check.hpp"
+#include "ddl/core/random.hpp"
+#include "ddl/data/bytes.hpp"
+
+namespace ddl {
+
+/// Every byte is a token, 0 to 255. read_bytes reads the text.
+inline std::vector<int> byte_tokens(std::string_view text) {
+  std::vector<int> tokens;
+  tokens.reserve(text.size());
+  for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
+  return tokens;
+}
+
+/// What byte_tokens was given. @throws std::invalid_argument if a token is no byte.
+inline std::string text_of_bytes(std::span<const int> tokens) {
+  std::string text;
+  text.reserve(tokens.size());
+  for (const int token : tokens) {
+    if (token < 0 || token > 255) fail("ddl::text_of_bytes", "a token", std::to_string(token), "0 to 255");
+    text += static_cast<char>(token);
+  }
+  return text;
+}
+
+namespace detail {
+
+/// The character that begins at `at`, which is moved behind it. Strict UTF-8: the shortest form, no surrogates.
+inline char32_t next_character(std::string_view text, std::size_t& at, const std::string& file) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned lead = byte(at);
+  const std::size_t length = lead < 0x80             ? 1
+                             : (lead & 0xe0) == 0xc0 ? 2
+                             : (lead & 0xf0) == 0xe0 ? 3
+                             : (lead & 0xf8) == 0xf0 ? 4
+                                                     : 0;
+  constexpr std::array<char32_t, 5> least = {0, 0, 0x80, 0x800, 0x10000};
+  char32_t character = length < 2 ? lead : lead & (0x7fu >> length);
+  bool is_valid = length > 0 && length <= text.size() - at;
+  for (std::size_t i = 1; is_valid && i < length; ++i) {
+    is_valid = (byte(at + i) & 0xc0) == 0x80;
+    character = character << 6 | (byte(at + i) & 0x3fu);
+  }
+  if (!is_valid || character < least[length] || character > 0x10ffff ||
+      (character >= 0xd800 && character < 0xe000))
+    fail_file(file, "byte " + std::to_string(at) + " is " + std::to_string(lead) + ", expected UTF-8");
+  at += length;
+  return character;
+}
+
+inline void append_character(std::string& text, char32_t character) {
+  const auto rest = [&](int shift) { text += static_cast<char>(0x80 | (character >> shift & 0x3f)); };
+  if (character < 0x80) {
+    text += static_cast<char>(character);
+  } else if (character < 0x800) {
+    text += static_cast<char>(0xc0 | character >> 6);
+    rest(0);
+  } else if (character < 0x10000) {
+    text += static_cast<char>(0xe0 | character >> 12);
+    rest(6);
+    rest(0);
+  } else {
+    text += static_cast<char>(0xf0 | character >> 18);
+    rest(12);
+    rest(6);
+    rest(0);
+  }
+}
+
+}  // namespace detail
+
+/// A token for each character that a text has, in the order of Unicode. The vocabulary of characters() is this one
+/// again: that text is all there is to save.
+class Vocabulary {
+ public:
+  Vocabulary() = default;
+  /// Of the characters in this text, UTF-8; `file` is what errors call it.
+  /// @throws std::runtime_error if it is not UTF-8.
+  explicit Vocabulary(std::string_view text, const std::string& file = "text") {
+    for (std::size_t at = 0; at < text.size();) characters_ += detail::next_character(text, at, file);
+    std::sort(characters_.begin(), characters_.end());
+    characters_.erase(std::unique(characters_.begin(), characters_.end()), characters_.end());
+    characters_.shrink_to_fit();
+  }
+
+  int size() const noexcept { return static_cast<int>(characters_.size()); }
+
+  /// All of them as UTF-8.
+  std::string characters() const {
+    std::string text;
+    for (const char32_t character : characters_) detail::append_character(text, character);
+    return text;
+  }
+
+  /// @throws std::runtime_error if the text is not UTF-8 or has a character that is not in the vocabulary.
+  std::vector<int> encode(std::string_view text, const std::string& file = "text") const {
+    std::vector<int> tokens;
+    tokens.reserve(text.size());
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t begin = at;
+      const char32_t character = detail::next_character(text, at, file);
+      const auto found = std::lower_bound(characters_.begin(), characters_.end(), character);
+      if (found == characters_.end() || *found != character)
+        detail::fail_file(file, "byte " + std::to_string(begin) + " begins " +
+                                    detail::quoted_text(text.substr(begin, at - begin)) +
+                                    ", which is not in the vocabulary of " + std::to_string(size()) +
+                                    " characters");
+      tokens.push_back(static_cast<int>(found - characters_.begin()));
+    }
+    return tokens;
+  }
+
+  /// @throws std::invalid_argument if there is no such token.
+  std::string decode(std::span<const int> tokens) const {
+    std::string text;
+    for (const int token : tokens) {
+      if (token < 0 || token >= size())
+        fail("ddl::Vocabulary::decode", "a token", std::to_string(token),
+             "0 to " + std::to_string(size() - 1));
+      detail::append_character(text, characters_[static_cast<std::size_t>(token)]);
+    }
+    return text;
+  }
+
+ private:
+  std::u32string characters_;
+};
+
+/// B windows of T tokens, one after the other, and for each token the one that follows it in the text: what a language
+/// model is to predict. Nothing is allocated after the first use with the same sizes.
+struct TokenWindows {
+  std::vector<Index> starts = {};  ///< B: where in the text each window begins
+  std::vector<int> tokens = {};    ///< B T
+  std::vector<int> targets = {};   ///< B T
+};
+
+namespace detail {
+
+inline void check_window(const char* where, std::span<const int> text, Index length) {
+  check_positive(where, "length", length);
+  if (length >= static_cast<Index>(text.size()))
+    fail(where, "length", std::to_string(length),
+         "less than " + std::to_string(text.size()) + ", the number of tokens in the text");
+}
+
+}  // namespace detail
+
+/// Fills tokens and targets with windows of `length` tokens that begin at windows.starts.
+/// @throws std::invalid_argument if a window and the token after it do not lie within the text.
+inline void cut_windows(std::span<const int> text, Index length, TokenWindows& windows) {
+  constexpr const char* where = "ddl::cut_windows";
+  detail::check_window(where, text, length);
+  const Index last = static_cast<Index>(text.size()) - length - 1;
+  for (const Index start : windows.starts)
+    if (start < 0 || start > last)
+      fail(where, "a start", std::to_string(start), "0 to " + std::to_string(last));
+  windows.tokens.clear();
+  windows.targets.clear();
+  for (const Index start : windows.starts) {
+    const auto begin = text.begin() + start;
+    windows.tokens.insert(windows.tokens.end(), begin, begin + length);
+    windows.targets.insert(windows.targets.end(), begin + 1, begin + length + 1);
+  }
+}
+
+/// `count` windows of `length` tokens, each beginning anywhere in the text with the same probability.
+/// @throws std::invalid_argument if count or length is below 1, or the text has no more than `length` tokens.
+inline void draw_windows(std::span<const int> text, Index length, Index count, Random& random,
+                         TokenWindows& windows) {
+  constexpr const char* where = "ddl::draw_windows";
+  check_positive(where, "count", count);
+  detail::check_window(where, text, length);
+  windows.starts.resize(static_cast<std::size_t>(count));
+  for (Index& start : windows.starts) start = random.below(static_cast<Index>(text.size()) - length);
+  cut_windows(text, length, windows);
+}
+
+}  // namespace ddl

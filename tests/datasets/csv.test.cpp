@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+#include "ddl/data/csv.hpp"
+
+#include <clocale>
+
+#include "support/catch.hpp"
+#include "support/files.hpp"
+#include "support/heap_bytes.hpp"
+
+using namespace ddl;
+using namespace ddl::test;
+using Catch::Matchers::ContainsSubstring;
+using namespace std::string_literals;
+using Names = std::vector<std::string>;
+
+namespace {
+
+CsvData<double> parse(const std::string& text, const CsvSettings& settings = {}) {
+  return parse_csv<double>(text, "NAME", settings);
+}
+
+/// The inputs of a file with columns a and b.
+Matrix<double> pairs(std::initializer_list<double> values) {
+  return Eigen::Map<const Matrix<double>>(values.begin(), 2, static_cast<Index>(values.size() / 2));
+}
+
+}  // namespace
+
+TEST_CASE("columns become features, a label, targets or nothing", "[datasets][csv]") {
+  const auto csv = parse("y,a,kind,id,b,z\n1,2,cat,x1,3,4\n-5,6.5,dog,x2,7e2,.8\n",
+                         {.label = "kind", .targets = {"z", "y"}, .ignored = {"id"}});
+  CHECK(csv.feature_names == Names{"a", "b"});
+  CHECK(csv.target_names == Names{"y", "z"});
+  CHECK(csv.data.inputs == pairs({2, 3, 6.5, 700}));
+  CHECK(csv.data.targets == pairs({1, 4, -5, 0.8}));
+  CHECK(csv.data.labels == std::vector{0, 1});
+  CHECK(csv.data.class_names == Names{"cat", "dog"});
+  CHECK(csv.data.view().size() == 2);
+  const auto labels = parse("kind\ncat\ncat\n", {.label = "kind"});
+  CHECK(labels.data.inputs.rows() == 0);
+  CHECK(labels.data.size() == 2);
+}
+
+TEST_CASE("line ends, blank lines, a byte order mark and blanks change nothing", "[datasets][csv]") {
+  const std::string text =
+      GENERATE(as<std::string>(), "a,b\n1,2\n3,4\n", "a,b\n1,2\n3,4", "a,b\r\n1,2\r\n3,4\r\n",
+               "\xef\xbb\xbf"
+               "a,b\n1,2\n3,4",
+               "\n\r\na,b\n\n1,2\n\r\n\n3,4\n\n", " a , b \n 1,2 \n3 ,  4\n", "\"a\",\"b\"\n\"1\",2\n3,\"4\"",
+               " \"a\" ,b\r\n1,2\r\n3, \"4\" \r\n", "a,b\n+1,2\n3,+4e0");
+  CAPTURE(text);
+  const auto csv = parse(text);
+  CHECK(csv.feature_names == Names{"a", "b"});
+  CHECK(csv.data.inputs == pairs({1, 2, 3, 4}));
+  CHECK(csv.data.labels.empty());
+  CHECK(csv.data.class_names.empty());
+}
+
+TEST_CASE("the delimiter is found in the header or set", "[datasets][csv]") {
+  for (const std::string delimiter : {",", ";", "\t"})
+    CHECK(parse("a" + delimiter + "b\n1" + delimiter + "2").data.inputs == pairs({1, 2}));
+  CHECK(parse("\"x,y,z\";b\n1;2\n").feature_names == Names{"x,y,z", "b"});
+  CHECK(parse("a;b,c;d\n1;2;3\n").feature_names == Names{"a", "b,c", "d"});
+  CHECK(parse("\r\n\r\na;b\n1;2\n").feature_names == Names{"a", "b"});
+  CHECK(parse("a\n1,5\n", {.delimiter = ';', .label = "a"}).data.class_names == Names{"1,5"});
+  for (const char delimiter : {'|', ' ', ':'})
+    CHECK(parse("a?b\n1?2\n3?4"s.replace(1, 1, 1, delimiter)
+                    .replace(5, 1, 1, delimiter)
+                    .replace(9, 1, 1, delimiter),
+                {.delimiter = delimiter})
+              .data.inputs == pairs({1, 2, 3, 4}));
+  CHECK(parse("a\n1\n2\n").data.inputs == Eigen::RowVector2d(1, 2));
+}
+
+TEST_CASE("quoted_text fields hold delimiters, line breaks and quotes", "[datasets][csv]") {
+  const auto csv = parse(
+      "\"a \"\"x\"\", b\",kind\n1,\"x,y\"\n2,\"two\r\nlines\"\n3,\"\"\"\"\n4,\" q\"\"\"\"r \"\n5,p\"q\n",
+      {.label = "kind", .class_order = ClassOrder::first_seen});
+  CHECK(csv.feature_names == Names{"a \"x\", b"});
+  CHECK(csv.data.class_names == Names{"x,y", "two\r\nlines", "\"", " q\"\"r ", "p\"q"});
+  CHECK_THROWS_WITH(parse("a,b\n\"1\n\n\",2\n1,\"\nx\"\n"), ContainsSubstring("line 2, column \"a\" is"));
+  CHECK_THROWS_WITH(parse("a,b,kind\n1,2,\"\n\n\"\n1,x,c\n", {.label = "kind"}),
+                    ContainsSubstring("line 5, column \"b\" is \"x\""));
+}
+
+TEST_CASE("classes are numbered in sorted order, integers by value, or as they come, or as they are known",
+          "[datasets][csv]") {
+  const std::string text = "kind,a\n10,0\nb,0\n9,0\nB,0\n-1,0\n10,0\n9,0\n";
+  const auto sorted = parse(text, {.label = "kind"}).data;
+  CHECK(sorted.class_names == Names{"-1", "9", "10", "B", "b"});
+  CHECK(sorted.labels == std::vector{2, 4, 1, 3, 0, 2, 1});
+  const auto seen = parse(text, {.label = "kind", .class_order = ClassOrder::first_seen}).data;
+  CHECK(seen.class_names == Names{"10", "b", "9", "B", "-1"});
+  CHECK(seen.labels == std::vector{0, 1, 2, 3, 4, 0, 2});
+  const auto known = parse(text, {.label = "kind", .class_names = {"b", "z", "9", "10", "B", "-1"}}).data;
+  CHECK(known.class_names == Names{"b", "z", "9", "10", "B", "-1"});
+  CHECK(known.labels == std::vector{3, 0, 2, 4, 5, 3, 2});
+  CHECK(known.class_count() == 6);
+  CHECK_THROWS_WITH(parse(text, {.label = "kind", .class_names = {"b", "10"}}),
+                    "NAME: line 4, column \"kind\" is \"9\", expected one of the 2 classes in class_names");
+  CHECK_THROWS_WITH(parse(text, {.label = "kind", .class_names = {"b", "b"}}),
+                    ContainsSubstring("class_names is a list with \"b\" twice"));
+}
+
+TEST_CASE("numbers are read to the last bit, whatever the locale", "[datasets][csv]") {
+  const char* const german = std::setlocale(LC_ALL, "de_DE.UTF-8");  // where there is one
+  const auto x = parse("a,b\n0.1,1e-308\n-1.7976931348623157e308,123456789.123456789\n").data.inputs;
+  CHECK(x == pairs({0.1, 1e-308, -1.7976931348623157e308, 123456789.123456789}));
+  if (german) std::setlocale(LC_ALL, "C");
+  CHECK(parse_csv<float>("a\n0.1\n", "x").data.inputs(0, 0) == 0.1f);
+  CHECK(parse_csv<Eigen::half>("a\n65504\n", "x").data.inputs(0, 0) == Eigen::half(65504.f));
+  CHECK_THROWS_AS(parse_csv<float>("a\n1e39\n", "x"), std::runtime_error);
+  CHECK_THROWS_AS(parse_csv<Eigen::half>("a\n70000\n", "x"), std::runtime_error);
+}
+
+TEST_CASE("what is no finite number is an error with its place", "[datasets][csv][errors]") {
+  for (const std::string text : {"", "x", "nan", "inf", "-inf", "1e999", "0x10", "1 2", "1,5", "+-1", "++1",
+                                 "1..", "--1", "1e", "-", "+", "1\xc2\xa0", "1\n"})
+    CHECK_THROWS_WITH(
+        parse("a;b\n1;2\n3;\"" + text + "\"\n"),
+        "NAME: line 3, column \"b\" is " + detail::quoted_text(text) + ", expected a finite number");
+  CHECK_THROWS_WITH(parse("a,b\n1,2\n3,\0\n"s), ContainsSubstring(R"(is "\x00")"));
+}
+
+TEST_CASE("text that is no table is refused", "[datasets][csv][errors]") {
+  const auto check = [](const std::string& text, const std::string& problem,
+                        const CsvSettings& settings = {}) {
+    INFO(text);
+    CHECK_THROWS_WITH(parse(text, settings), "NAME: " + problem);
+    CHECK_THROWS_AS(parse(text, settings), std::runtime_error);
+  };
+  for (const std::string text : {"", "\n", "\r\n\n", "\xef\xbb\xbf", "\xef\xbb\xbf\n"})
+    check(text, "is empty, expected the names of columns");
+  check("a,b\n", "has no line after the header, expected samples");
+  check("a,b", "has no line after the header, expected samples");
+  check(
+      "\xff\xfe"
+      "a",
+      "is UTF-16, expected UTF-8");
+  check("\xfe\xff", "is UTF-16, expected UTF-8");
+  check("a,b\n1,2\n3\n", "line 3 has 1 fields, expected 2");
+  check("a,b\n1,2\n3,4,5\n", "line 3 has more fields than the header, expected 2");
+  check("a,b\n1,2\n3,4,\n", "line 3 has more fields than the header, expected 2");
+  check("a,b\n1,", "line 2, column \"b\" is \"\", expected a finite number");
+  check("a,b\r\n1,2\r\n3,x\r\n", "line 3, column \"b\" is \"x\", expected a finite number");
+  check("a,b,a\n1,2,3\n", "the header names two columns \"a\", expected different names");
+  check("a,,\n1,2,3\n", "the header names two columns \"\", expected different names");
+  check("0,0,0\n1,2,3\n", "the header names two columns \"0\", expected different names");
+  check("a,b\n1,2\n", "has no column \"c\", expected one of \"a, b\"", {.label = "c"});
+  check("a,b\n1,2\n", "has no column \"d\", expected one of \"a, b\"", {.targets = {"a", "d"}});
+  check("a,b\n1,2\n", "has no column \"\", expected one of \"a, b\"", {.ignored = {""}});
+  check("a,b\n1,\n", "line 2, column \"b\" is \"\", expected a class", {.label = "b"});
+  check("a,b\n1,2\n3,\"4\n\n", "line 3: a quote is opened here and never closed");
+  check("a,b\n1,2\n3,\"4\"\"\n", "line 3: a quote is opened here and never closed");
+  check("\"", "line 1: a quote is opened here and never closed");
+  check("a,b\n1,\"2\"x\n",
+        "line 2: after a quoted_text field stands \"x\", expected a delimiter or the end of the line");
+  check("a,b\n1,\"2\n\"x\n",
+        "line 3: after a quoted_text field stands \"x\", expected a delimiter or the end of the line");
+  CHECK_THROWS_WITH(parse("a,b\n1,2\n", {.label = "a", .ignored = {"a"}}),
+                    "ddl::CsvSettings: column \"a\" is named twice, expected a label, a target or ignored");
+}
+
+TEST_CASE("a file is read as its text is", "[datasets][csv]") {
+  const TemporaryFolder folder;
+  write_file(folder / "x.csv", "a,b\n1,2\n");
+  CHECK(read_csv<double>(folder / "x.csv").data.inputs == pairs({1, 2}));
+  CHECK_THROWS_WITH(read_csv<double>(folder / "x.csv", {.label = "c"}),
+                    folder / "x.csv: has no column \"c\", expected one of \"a, b\"");
+}
+
+TEST_CASE("memory stays in proportion to the file", "[datasets][csv]") {
+  std::string rows = "a,b\n";
+  for (int i = 0; i < 100'000; ++i) rows += "1,2\n";
+  CHECK(heap_use_of([&] { parse(rows); }).peak < 16 * rows.size());
+  std::string columns = "c0", values = "\n1";
+  for (int i = 1; i < 20'000; ++i) {
+    columns += ",c" + std::to_string(i);
+    values += ",1";
+  }
+  CHECK(parse(columns + values).data.inputs.rows() == 20'000);
+  CHECK(heap_use_of([&] { parse(columns + values); }).peak < 32 * (columns.size() + values.size()));
+}
