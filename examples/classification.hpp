@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT
+/// @file  What the programs on classification share: their data, options, nets and training.
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <ddl/core/thread_pool.hpp>
+#include <ddl/data/csv.hpp>
+#include <ddl/data/idx.hpp>
+#include <ddl/data/supervised.hpp>
+#include <ddl/ddl.hpp>
+#include <ddl/io/checkpoint.hpp>
+
+namespace classification {
+
+using ddl::Index;
+using Net = ddl::DeltaResNet<float>;
+using Data = ddl::Dataset<float>;
+
+// ---- data
+
+struct Problem {
+  std::string name;
+  Data train, test;
+  Index image_side = 0;  ///< pixels, where samples are square images
+};
+
+/// Three spirals in the plane, wound into each other, with noise.
+inline Data spirals(Index samples, std::uint64_t seed) {
+  ddl::Random random(seed);
+  Data data;
+  data.inputs.resize(2, samples);
+  for (Index n = 0; n < samples; ++n) {
+    const int arm = static_cast<int>(random.below(3));
+    const double radius = random.uniform(0.1, 1);
+    const double angle = 2 * 3.14159265358979323846 * (arm / 3.0 + 1.5 * radius) + 0.45 * random.normal();
+    data.inputs.col(n) << static_cast<float>(radius * std::cos(angle)),
+        static_cast<float>(radius * std::sin(angle));
+    data.labels.push_back(arm);
+  }
+  return data;
+}
+
+/// The images in `folder` whose name has `part` in it, with their labels; nothing if there are none.
+inline std::optional<Data> images_in(const std::string& folder, const std::string& part) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    std::string name = entry.path().filename().string();
+    const auto at = name.find("images");
+    if (at == std::string::npos || name.find(part) == std::string::npos || !name.ends_with("ubyte")) continue;
+    Data data;
+    data.inputs = ddl::read_idx_images<float>(entry.path().string());
+    name.replace(at, 6, "labels").replace(name.find("idx3"), 4, "idx1");
+    data.labels = ddl::read_idx_labels(folder + "/" + name);
+    return data;
+  }
+  return std::nullopt;
+}
+
+/// A folder with MNIST's files (if it holds one pair of images and labels, the first four fifths are to learn from), a
+/// CSV file (likewise; the last column is the class unless `label` names it), or the spirals if `path` is empty.
+inline Problem load(const std::string& path, const std::string& label, Index train_count) {
+  Problem problem;
+  const auto divide = [&](Data all) {
+    const Index count = train_count > 0 ? train_count : all.size() * 4 / 5;
+    const auto [first, rest] = all.split(count);
+    const auto copy = [&](const auto& view) {
+      return Data{view.inputs, {view.labels.begin(), view.labels.end()}, {}, all.class_names};
+    };
+    problem.train = copy(first);
+    problem.test = copy(rest);
+  };
+  const auto standardise = [&] {
+    const ddl::Standardisation<float> scale(problem.train.inputs);
+    scale.apply(problem.train.inputs);
+    scale.apply(problem.test.inputs);
+  };
+  if (path.empty()) {
+    problem.name = "three spirals (embedded)";
+    problem.train = spirals(2000, 1);
+    problem.test = spirals(2000, 2);
+    standardise();
+  } else if (std::filesystem::is_directory(path)) {
+    problem.name = path;
+    auto train = images_in(path, "train"), test = images_in(path, "t10k");
+    if (train && test) {
+      problem.train = std::move(*train);
+      problem.test = std::move(*test);
+    } else if (train || test) {
+      divide(std::move(train ? *train : *test));
+    } else {
+      throw std::runtime_error(path + ": holds no *images*ubyte (IDX, unpacked), expected MNIST's files");
+    }
+    const auto side = static_cast<Index>(std::lround(std::sqrt(double(problem.train.inputs.rows()))));
+    if (side * side == problem.train.inputs.rows()) problem.image_side = side;
+  } else {
+    problem.name = path;
+    std::string column = label;
+    if (column.empty()) {
+      std::string header = ddl::read_bytes(path);
+      header.resize(std::min(header.find_first_of("\r\n"), header.size()));
+      const auto last = header.find_last_of(",;\t");
+      column = header.substr(last == std::string::npos ? 0 : last + 1);
+    }
+    divide(ddl::read_csv<float>(path, {.label = column}).data);
+    standardise();
+  }
+  return problem;
+}
+
+/// Batches of images, each moved by up to `most` pixels each way, anew in every epoch. By how much follows from seed,
+/// epoch and batch, so there is no more to save than of the batches.
+class ShiftedBatches : public ddl::SupervisedBatches<float> {
+ public:
+  ShiftedBatches(const ddl::DatasetView<float>& data, const ddl::BatchSettings& settings, Index side,
+                 Index most)
+      : SupervisedBatches(data, settings), side_(side), most_(side > 0 ? most : 0) {}
+
+  void next() {
+    const auto position = order().position();
+    SupervisedBatches::next();
+    const auto& from = SupervisedBatches::inputs();
+    if (most_ == 0) {
+      inputs_ = from;
+      return;
+    }
+    ddl::Random random(ddl::Random(order().settings().seed)() + 1000003 * position.epoch +
+                       static_cast<std::uint64_t>(position.batch));
+    inputs_.setZero(from.rows(), from.cols());
+    for (Index n = 0; n < from.cols(); ++n) {
+      const Index down = random.below(2 * most_ + 1) - most_, right = random.below(2 * most_ + 1) - most_;
+      for (Index row = std::max(Index(0), down); row < side_ + std::min(Index(0), down); ++row)
+        for (Index col = std::max(Index(0), right); col < side_ + std::min(Index(0), right); ++col)
+          inputs_(row * side_ + col, n) = from((row - down) * side_ + col - right, n);
+    }
+  }
+  const Eigen::MatrixXf& inputs() const { return inputs_; }
+
+ private:
+  Index side_, most_;
+  Eigen::MatrixXf inputs_;
+};
+
+// ---- options, nets, training
+
+struct Options {
+  std::string data, label;
+  Index train_count = 0;
+  Index width = 64, value_channels = 4, depth = 6, hidden = 128;
+  Index batch = 64, epochs = 40, shift = 2;
+  double learning_rate = 2e-3, weight_decay = 0.05;
+  Index threads = static_cast<Index>(std::max(1u, std::thread::hardware_concurrency()));
+  int seeds = 1;
+
+  void add_to(CLI::App& app) {
+    app.option_defaults()->always_capture_default();
+    app.add_option("--data", data, "a folder with MNIST's files, or a CSV file; without it, three spirals");
+    app.add_option("--label", label, "the CSV file's column of classes; without it, the last one");
+    app.add_option("--train", train_count, "samples to learn from where test data are not apart; 0: 4 of 5");
+    const auto size = [&](const char* name, Index& value, const char* what) {
+      app.add_option(name, value, what)->check(CLI::PositiveNumber);
+    };
+    size("--width", width, "width d of the state");
+    size("--value-channels", value_channels, "value channels m of the state");
+    size("--depth", depth, "number of blocks");
+    size("--hidden", hidden, "width of the sublayers' hidden layer");
+    size("--batch", batch, "samples a step");
+    size("--epochs", epochs, "times that every sample is seen");
+    size("--threads", threads, "threads");
+    app.add_option("--seeds", seeds, "number of seeds")->check(CLI::PositiveNumber);
+    app.add_option("--shift", shift, "images are moved by up to so many pixels")
+        ->check(CLI::NonNegativeNumber);
+    app.add_option("--learning-rate", learning_rate, "peak of the schedule")->check(CLI::PositiveNumber);
+    app.add_option("--weight-decay", weight_decay, "AdamW's")->check(CLI::NonNegativeNumber);
+  }
+
+  nlohmann::json json() const {
+    return {{"data", data},
+            {"label", label},
+            {"train", train_count},
+            {"width", width},
+            {"value_channels", value_channels},
+            {"depth", depth},
+            {"hidden", hidden},
+            {"batch", batch},
+            {"epochs", epochs},
+            {"shift", shift},
+            {"learning_rate", learning_rate},
+            {"weight_decay", weight_decay}};
+  }
+};
+
+inline Net::Settings net_settings(const nlohmann::json& settings) {
+  Net::Settings net{.inputs = settings.at("inputs").get<Index>(),
+                    .outputs = settings.at("outputs").get<Index>(),
+                    .width = settings.at("width").get<Index>(),
+                    .value_channels = settings.at("value_channels").get<Index>(),
+                    .depth = settings.at("depth").get<Index>()};
+  net.block.sublayer.hidden = settings.at("hidden").get<Index>();
+  const std::string name = settings.at("residual").get<std::string>();
+  for (const auto kind : {ddl::Rewrite::delta, ddl::Rewrite::write_only, ddl::Rewrite::additive})
+    if (name == ddl::name_of(kind)) net.block.rewrite = kind;
+  return net;
+}
+
+/// What a checkpoint needs to know: the options, the sizes of the problem, the residual. The additive control has no
+/// gates and values; its hidden layers are widened until it has as many parameters.
+inline nlohmann::json settings_of(const Options& options, const Problem& problem, ddl::Rewrite residual) {
+  nlohmann::json settings = options.json();
+  settings["inputs"] = problem.train.inputs.rows();
+  settings["outputs"] = std::max(problem.train.class_count(), problem.test.class_count());
+  settings["residual"] = name_of(ddl::Rewrite::delta);
+  if (residual == ddl::Rewrite::additive) {
+    const Index wanted = parameter_count(Net(net_settings(settings)));
+    settings["residual"] = name_of(residual);
+    while (parameter_count(Net(net_settings(settings))) < wanted)
+      settings["hidden"] = settings["hidden"].get<Index>() + 1;
+  }
+  settings["residual"] = name_of(residual);
+  return settings;
+}
+
+struct Trainer {
+  Trainer(const Options& options, const Problem& problem, ddl::Rewrite residual, int seed)
+      : settings(settings_of(options, problem, residual)),
+        run(Net(net_settings(settings), static_cast<std::uint64_t>(seed)),
+            {.weight_decay = options.weight_decay}),
+        batches(problem.train.view(),
+                {.batch_size = options.batch, .seed = static_cast<std::uint64_t>(seed), .keep_short = false},
+                problem.image_side, options.shift) {
+    settings["seed"] = seed;
+    fit.steps = options.epochs * batches.order().batches_per_epoch();
+    fit.learning_rate = ddl::WarmupCosine({.peak = options.learning_rate,
+                                           .warmup = std::min(fit.steps, fit.steps / 20 + 1),
+                                           .steps = fit.steps});
+  }
+
+  nlohmann::json settings;
+  ddl::TrainingRun<Net> run;
+  ShiftedBatches batches;
+  ddl::FitSettings fit;
+};
+
+struct Summary {
+  double mean = 0, deviation = 0;
+};
+
+inline Summary summarise(const std::vector<double>& values) {
+  Summary all;
+  for (const double x : values) all.mean += x / static_cast<double>(values.size());
+  for (const double x : values) all.deviation += (x - all.mean) * (x - all.mean);
+  all.deviation = values.size() > 1 ? std::sqrt(all.deviation / static_cast<double>(values.size() - 1)) : 0;
+  return all;
+}
+
+inline void write_json(const std::string& path, const nlohmann::json& document) {
+  const std::string text = document.dump(2) + "\n";
+  ddl::FileWriter file(path);
+  file.write(std::as_bytes(std::span(text)));
+  file.commit();
+}
+
+}  // namespace classification
