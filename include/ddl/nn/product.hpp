@@ -93,7 +93,7 @@ void multiply(const View<const Scalar>& a, const View<const Scalar>& b, const Vi
   if (pieces(rows, height) * pieces(cols, width) < enough) width /= 2;
   if (pieces(rows, height) * pieces(cols, width) < enough) height /= 2;
   const Index down = pieces(rows, height), across = pieces(cols, width);
-  executor.for_each(down * across, [&](Index tile) {
+  const auto run = [&](Index tile) {
     const Index i = tile % down * height, j = tile / down * width;
     const Index m = (std::min)(height, rows - i), n = (std::min)(width, cols - j);
     const Scalar *tile_a = a.at(i, 0), *tile_b = b.at(0, j);
@@ -125,7 +125,12 @@ void multiply(const View<const Scalar>& a, const View<const Scalar>& b, const Vi
       add_blocked<Eigen::ColMajor, Eigen::ColMajor>(m, n, depth, tile_a, a.stride, tile_b, b.stride, tile_c,
                                                     c.stride);
     }
-  });
+  };
+  constexpr Index worth_sharing = 1 << 18;  // multiplications: some microseconds, what waking a thread takes
+  if (rows * cols * depth < worth_sharing)
+    Serial{}.for_each(down * across, run);
+  else
+    executor.for_each(down * across, run);
 }
 
 }  // namespace detail
