@@ -105,7 +105,7 @@ inline Problem load(const std::string& path, const std::string& label, Index tra
     problem.name = path;
     std::string column = label;
     if (column.empty()) {
-      std::string header = ddl::read_bytes(path);
+      std::string header(ddl::FileContents(path).text());
       header.resize(std::min(header.find_first_of("\r\n"), header.size()));
       const auto last = header.find_last_of(",;\t");
       column = header.substr(last == std::string::npos ? 0 : last + 1);
@@ -262,10 +262,7 @@ inline Summary summarise(const std::vector<double>& values) {
 }
 
 inline void write_json(const std::string& path, const nlohmann::json& document) {
-  const std::string text = document.dump(2) + "\n";
-  ddl::FileWriter file(path);
-  file.write(std::as_bytes(std::span(text)));
-  file.commit();
+  ddl::replace_file(path, document.dump(2) + "\n");
 }
 
 }  // namespace classification

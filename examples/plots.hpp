@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <string>
 
-#include <ddl/io/file.hpp>
+#include <ddl/core/file.hpp>
 
 namespace plots {
 
@@ -22,11 +22,7 @@ class Table {
     text_ += line + "\n";
   }
   /// @throws ddl::FileError
-  void save(const std::string& path) const {
-    ddl::FileWriter file(path);
-    file.write(std::as_bytes(std::span(text_)));
-    file.commit();
-  }
+  void save(const std::string& path) const { ddl::replace_file(path, text_); }
 
  private:
   static std::string text(const std::string& field) { return field; }

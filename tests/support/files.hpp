@@ -13,7 +13,7 @@
 #include <string>
 #include <string_view>
 
-#include "ddl/io/file.hpp"
+#include "ddl/core/file.hpp"
 
 namespace ddl::test {
 

@@ -22,8 +22,8 @@
 #include <vector>
 
 #include "ddl/core/check.hpp"
-#include "ddl/data/bytes.hpp"
 #include "ddl/data/dataset.hpp"
+#include "ddl/data/messages.hpp"
 
 namespace ddl {
 
@@ -250,7 +250,7 @@ inline std::vector<CsvColumn> read_csv_header(CsvReader& reader, const std::stri
 
 }  // namespace detail
 
-/// The samples in delimited text; `file` is what errors call it. @throws std::runtime_error that names the line, the
+/// The samples in delimited text; `file` is what errors call it. @throws FileError that names the line, the
 /// column and what stands there.
 template <class Scalar>
 CsvData<Scalar> parse_csv(std::string_view text, const std::string& file, const CsvSettings& settings = {}) {
@@ -314,7 +314,7 @@ CsvData<Scalar> parse_csv(std::string_view text, const std::string& file, const 
 
 template <class Scalar>
 CsvData<Scalar> read_csv(const std::string& path, const CsvSettings& settings = {}) {
-  return parse_csv<Scalar>(read_bytes(path), path, settings);
+  return parse_csv<Scalar>(FileContents(path).text(), path, settings);
 }
 
 }  // namespace ddl

@@ -61,7 +61,7 @@ inline StoredArray parse_idx(std::string_view bytes, const std::string& file) {
 
 /// The array in the bytes of an IDX file, features x samples: the first dimension counts samples, all others are
 /// flattened, the last fastest. Unsigned bytes are scaled to [0, 1], other types left as they are. `file` is what
-/// errors call it. @throws std::runtime_error if the bytes are not what the format asks for.
+/// errors call it. @throws FileError if the bytes are not what the format asks for.
 template <class Scalar>
 Matrix<Scalar> parse_idx_images(std::string_view bytes, const std::string& file) {
   const detail::StoredArray array = detail::parse_idx(bytes, file);
@@ -70,7 +70,7 @@ Matrix<Scalar> parse_idx_images(std::string_view bytes, const std::string& file)
   return images;
 }
 
-/// The class numbers in the bytes of an IDX file of integers. @throws std::runtime_error as above, and if one of
+/// The class numbers in the bytes of an IDX file of integers. @throws FileError as above, and if one of
 /// them is negative.
 inline std::vector<int> parse_idx_labels(std::string_view bytes, const std::string& file) {
   return detail::stored_labels(detail::parse_idx(bytes, file), file);
@@ -78,11 +78,11 @@ inline std::vector<int> parse_idx_labels(std::string_view bytes, const std::stri
 
 template <class Scalar>
 Matrix<Scalar> read_idx_images(const std::string& path) {
-  return parse_idx_images<Scalar>(read_bytes(path), path);
+  return parse_idx_images<Scalar>(FileContents(path).text(), path);
 }
 
 inline std::vector<int> read_idx_labels(const std::string& path) {
-  return parse_idx_labels(read_bytes(path), path);
+  return parse_idx_labels(FileContents(path).text(), path);
 }
 
 }  // namespace ddl

@@ -127,7 +127,7 @@ inline StoredArray parse_npy_array(std::string_view bytes, const std::string& fi
 }  // namespace detail
 
 /// The array in the bytes of a .npy file as a matrix that has NumPy's rows and columns; one dimension is a column,
-/// none a single number. `file` is what errors call it. @throws std::runtime_error if the bytes are not what the
+/// none a single number. `file` is what errors call it. @throws FileError if the bytes are not what the
 /// format asks for, or there are more than two dimensions.
 template <class Scalar>
 Matrix<Scalar> parse_npy(std::string_view bytes, const std::string& file) {
@@ -142,13 +142,13 @@ Matrix<Scalar> parse_npy(std::string_view bytes, const std::string& file) {
 }
 
 /// The array in the bytes of a .npy file as features x samples: the first dimension counts samples, all others are
-/// flattened, the last fastest. @throws std::runtime_error if the bytes are not what the format asks for.
+/// flattened, the last fastest. @throws FileError if the bytes are not what the format asks for.
 template <class Scalar>
 Matrix<Scalar> parse_npy_samples(std::string_view bytes, const std::string& file) {
   return detail::stored_samples<Scalar>(detail::parse_npy_array(bytes, file));
 }
 
-/// The class numbers in the bytes of a .npy file of integers, one for each sample. @throws std::runtime_error as
+/// The class numbers in the bytes of a .npy file of integers, one for each sample. @throws FileError as
 /// above, and if one of them is negative.
 inline std::vector<int> parse_npy_labels(std::string_view bytes, const std::string& file) {
   return detail::stored_labels(detail::parse_npy_array(bytes, file), file);
@@ -156,14 +156,14 @@ inline std::vector<int> parse_npy_labels(std::string_view bytes, const std::stri
 
 template <class Scalar>
 Matrix<Scalar> read_npy(const std::string& path) {
-  return parse_npy<Scalar>(read_bytes(path), path);
+  return parse_npy<Scalar>(FileContents(path).text(), path);
 }
 template <class Scalar>
 Matrix<Scalar> read_npy_samples(const std::string& path) {
-  return parse_npy_samples<Scalar>(read_bytes(path), path);
+  return parse_npy_samples<Scalar>(FileContents(path).text(), path);
 }
 inline std::vector<int> read_npy_labels(const std::string& path) {
-  return parse_npy_labels(read_bytes(path), path);
+  return parse_npy_labels(FileContents(path).text(), path);
 }
 
 /// A .npy file of these numbers: version 1.0, little-endian, a matrix with the first index fastest, what is a
@@ -194,10 +194,10 @@ std::string npy_bytes(const Eigen::DenseBase<Derived>& values) {
   return bytes;
 }
 
-/// Writes them, the file whole or not at all. @throws std::runtime_error
+/// Writes them, the file whole or not at all. @throws FileError
 template <class Derived>
 void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& values) {
-  detail::write_bytes(path, npy_bytes(values));
+  replace_file(path, npy_bytes(values));
 }
 
 }  // namespace ddl

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "ddl/core/batch.hpp"
-#include "ddl/data/bytes.hpp"
+#include "ddl/data/messages.hpp"
 
 namespace ddl::detail {
 

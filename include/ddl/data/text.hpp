@@ -12,11 +12,11 @@
 
 #include "ddl/core/check.hpp"
 #include "ddl/core/random.hpp"
-#include "ddl/data/bytes.hpp"
+#include "ddl/data/messages.hpp"
 
 namespace ddl {
 
-/// Every byte is a token, 0 to 255. read_bytes reads the text.
+/// Every byte is a token, 0 to 255. FileContents(path).text() is a file's.
 inline std::vector<int> byte_tokens(std::string_view text) {
   std::vector<int> tokens;
   tokens.reserve(text.size());
@@ -87,7 +87,7 @@ class Vocabulary {
  public:
   Vocabulary() = default;
   /// Of the characters in this text, UTF-8; `file` is what errors call it.
-  /// @throws std::runtime_error if it is not UTF-8.
+  /// @throws FileError if it is not UTF-8.
   explicit Vocabulary(std::string_view text, const std::string& file = "text") {
     for (std::size_t at = 0; at < text.size();) characters_ += detail::next_character(text, at, file);
     std::sort(characters_.begin(), characters_.end());
@@ -104,7 +104,7 @@ class Vocabulary {
     return text;
   }
 
-  /// @throws std::runtime_error if the text is not UTF-8 or has a character that is not in the vocabulary.
+  /// @throws FileError if the text is not UTF-8 or has a character that is not in the vocabulary.
   std::vector<int> encode(std::string_view text, const std::string& file = "text") const {
     std::vector<int> tokens;
     tokens.reserve(text.size());

@@ -16,6 +16,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -114,6 +115,7 @@ class FileContents {
 
   const std::string& name() const noexcept { return name_; }
   std::span<const std::byte> bytes() const noexcept { return {memory_.get(), size_}; }
+  std::string_view text() const noexcept { return {reinterpret_cast<const char*>(memory_.get()), size_}; }
 
  private:
   bool map(const detail::Descriptor& file) {
@@ -189,5 +191,12 @@ class FileWriter {
   detail::Descriptor file_;
   bool committed_ = false;
 };
+
+/// Writes a whole file, or leaves the old one (FileWriter). @throws FileError
+inline void replace_file(const std::string& path, std::string_view text) {
+  FileWriter file(path);
+  file.write(std::as_bytes(std::span(text)));
+  file.commit();
+}
 
 }  // namespace ddl
