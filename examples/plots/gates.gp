@@ -20,7 +20,8 @@ set yrange [0:2]
 set xtics 1, (layers > 16 ? ceil(layers / 12) : 1)
 set ytics 0.5
 set xlabel "layer"
-set ylabel "gate {/Symbol b}"
+set encoding utf8
+set ylabel "gate β" offset 3
 set cblabel "share of samples in a bin (%)"
 set format cb "%g"
 set cbrange [0:*]
@@ -32,7 +33,7 @@ set cblabel offset 0.5
 set border 3
 set tics nomirror out
 set key outside top center horizontal noautotitle Left reverse
-set lmargin at screen 0.11
+set lmargin at screen 0.13
 set rmargin at screen 0.69
 set style fill solid noborder
 

@@ -34,7 +34,7 @@ do for [format in "svg png"] {
 
   set lmargin at screen 0.125
   set rmargin at screen 0.485
-  set key inside bottom left vertical noautotitle Left reverse samplen 2
+  set key inside top right vertical noautotitle Left reverse samplen 2
   set size noratio
   set xrange [0.5:*]
   set yrange [0:*]
