@@ -50,7 +50,7 @@ double flops_of_step(const Net& net, Index batch) {
 
 Run train(Trainer& trainer, const Problem& problem, const ddl::ThreadPool& pool, const std::string& title) {
   Run result;
-  ddl::ProgressBar bar(title);
+  ddl::ProgressBar bar({.title = title});
   const Index every = std::max(Index(1), trainer.fit.steps / 20);
   const auto measure = [&](const auto& seen) {
     if (seen.report.step % every == 0)

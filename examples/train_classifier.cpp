@@ -89,7 +89,7 @@ int main(int argc, char** argv) try {
         std::printf("seed %d goes on from step %ld\n", seed, long(trainer.run.step));
       }
     }
-    ddl::ProgressBar bar("seed " + std::to_string(seed) + " ");
+    ddl::ProgressBar bar({.title = "seed " + std::to_string(seed) + " "});
     std::optional<ddl::Checkpoints> checkpoints;
     if (!checkpoint.empty()) checkpoints.emplace(folder, checkpoint_every, keep, trainer.settings);
     std::optional<ddl::TimeLimit> limit;

@@ -64,7 +64,8 @@ struct BlockOf {
       settings.k_eps = 1e-2;
       settings.norm_eps = 0.1;
       typename Layer::Part block(width, Channels, settings, random);
-      if (block.value) block.value->source = source;
+      if constexpr (requires { block.value->source; })
+        if (block.value) block.value->source = source;
       return block;
     }
     void adjust(auto& part, auto&) const {
@@ -158,7 +159,7 @@ TEST_CASE("the block is its four parts and X + beta k (v - X^T k)^T", "[residual
   block.forward(X, Y, cache);
 
   decltype(block)::Activations<> parts;
-  x = block.compressor.forward(X, parts.compressor);
+  x = block.compressor->forward(X, parts.compressor);
   block.norm.forward(x, c, parts.norm);
   block.sublayer.forward(c, kt, parts.sublayer);
   block.gate->forward(c, beta, parts.gate);

@@ -50,7 +50,9 @@ Matrix<double> drawn(Index cols) {
 
 Matrix<double> expanded(const Expansion& expansion, const Matrix<double>& x, Index length = 0) {
   Matrix<double> X(5, x.cols() * channels);
-  expansion.forward(x, X, {length});
+  Expansion::Cache cache;
+  cache.length = length;
+  expansion.forward(x, X, cache);
   return X;
 }
 
@@ -75,7 +77,7 @@ TEST_CASE("the expansion is a convolution over tokens for every channel",
       for (Index t = 0; t < K; ++t)
         if (const Index source = n - (K - 1) + t; source >= n / length * length)
           expected.col(n * channels + j) +=
-              expansion.weight.col(t * channels + j).cwiseProduct(x.col(source));
+              detail::tap_of(expansion.weight, channels, t).row(j).transpose().cwiseProduct(x.col(source));
   CHECK(error(expanded(expansion, x, length), expected) <= identity_tolerance<double>);
 }
 
@@ -94,9 +96,13 @@ TEST_CASE("the gradients of a batch are those of its sequences", "[residual][emb
   const Matrix<double> x = drawn(6), dX = drawn(6 * channels);
   Matrix<double> dx[2] = {drawn(6), drawn(6)};
   Expansion gradient[2] = {zeros_like(expansion), zeros_like(expansion)};
-  expansion.backward(x, {3}, dX, dx[0], gradient[0]);
+  Expansion::Cache cache;
+  cache.length = 3;
+  Matrix<double> X(5, 6 * channels);
+  expansion.forward(x, X, cache);
+  expansion.backward(x, cache, dX, dx[0], gradient[0]);
   for (Index b = 0; b < 2; ++b)
-    expansion.backward(x.middleCols(3 * b, 3), {}, dX.middleCols(9 * b, 9), dx[1].middleCols(3 * b, 3),
+    expansion.backward(x.middleCols(3 * b, 3), cache, dX.middleCols(9 * b, 9), dx[1].middleCols(3 * b, 3),
                        gradient[1]);
   CHECK(dx[0] == dx[1]);
   CHECK(error(gradient[0].weight, gradient[1].weight) <= identity_tolerance<double>);
@@ -106,15 +112,19 @@ TEST_CASE("features do not meet, however many there are", "[residual][embedding_
   Random random(1);
   Expansion wide({2}, 100, channels, random), narrow({2}, 30, channels, random);
   fill(random, wide.weight);
-  narrow.weight = wide.weight.bottomRows(30);
+  narrow.weight = wide.weight.bottomRows(30 * channels);
   Expansion gradient = zeros_like(wide), last = zeros_like(narrow);
   Matrix<double> x(100, 4), dx(100, 4), dX(100, 4 * channels), dlast(30, 4);
   fill(random, x);
   fill(random, dX);
-  wide.backward(x, {}, dX, dx, gradient);
-  narrow.backward(x.bottomRows(30), {}, dX.bottomRows(30), dlast, last);
+  Expansion::Cache cache;
+  Matrix<double> X(100, 4 * channels);
+  wide.forward(x, X, cache);
+  wide.backward(x, cache, dX, dx, gradient);
+  narrow.forward(x.bottomRows(30), X.topRows(30), cache);
+  narrow.backward(x.bottomRows(30), cache, dX.bottomRows(30), dlast, last);
   CHECK(dx.bottomRows(30) == dlast);
-  CHECK(gradient.weight.bottomRows(30) == last.weight);
+  CHECK(gradient.weight.bottomRows(30 * channels) == last.weight);
   CHECK_FALSE(last.weight.isZero(0));
 }
 
@@ -145,6 +155,7 @@ TEST_CASE("the expansion refuses what does not fit", "[residual][embedding_convo
       "ddl::EmbeddingConvolution::forward: the length of a sequence is 4, expected a divisor of "
       "the batch's 6 tokens, or 0 for one sequence");
   Matrix<double> X(5, 6);
-  CHECK_THROWS_WITH(expansion.forward(drawn(6), X, {}),
+  Expansion::Cache cache;
+  CHECK_THROWS_WITH(expansion.forward(drawn(6), X, cache),
                     "ddl::EmbeddingConvolution::forward: X is 5 x 6, expected 5 x 18");
 }

@@ -70,9 +70,8 @@ struct FirstEntries {
   using Scalar = Scalar_;
   using Settings = NoSettings;
 
-  ValueSource source = ValueSource::compressed;
-
   static constexpr auto parameters() { return std::tuple(); }
+  ValueSource reads() const { return ValueSource::compressed; }
 
   FirstEntries() = default;
   FirstEntries(const Settings&, Index, Index, Random&) {}

@@ -18,6 +18,7 @@ struct ValueLayer : LayerBase<LinearValue<Scalar, size<Fixed>(small_width), size
   };
   double sigmoid_scale;
 
+  static constexpr bool has_pieces = false;  // too little work to share
   static Index y_rows(Index) { return channels; }
   static bool adds() { return true; }
   auto make(Index width, Random& random) const {
@@ -73,8 +74,8 @@ TEST_CASE("a constant value reads nothing and learns nothing", "[residual][value
 
 TEST_CASE("values read the context unless told to read the compressed state", "[residual][value]") {
   Random random(5);
-  CHECK(LinearValue<double>({}, 4, 3, random).source == ValueSource::context);
-  CHECK(LinearValue<double>({.source = ValueSource::compressed}, 4, 3, random).source ==
+  CHECK(LinearValue<double>({}, 4, 3, random).reads() == ValueSource::context);
+  CHECK(LinearValue<double>({.source = ValueSource::compressed}, 4, 3, random).reads() ==
         ValueSource::compressed);
 }
 

@@ -157,7 +157,7 @@ TEST_CASE("a progress bar shows the loss, and only to somebody who looks", "[tra
     std::FILE* const stream = open_memstream(&text, &size);
     TrainingRun<Net> run(toy_net<double>());
     ToyData<double> data;
-    fit(run, data, {.steps = 12}, ProgressBar("toy ", stream, shows));
+    fit(run, data, {.steps = 12}, ProgressBar({.title = "toy ", .stream = stream, .shows = shows}));
     std::fclose(stream);
     const std::string all(text, size);
     std::free(text);

@@ -6,7 +6,7 @@
 #include <tuple>
 #include <vector>
 
-#include "ddl/residual/block.hpp"
+#include "ddl/residual/stack.hpp"
 
 namespace ddl {
 
@@ -19,24 +19,6 @@ struct DeltaResNetSettings {
   Index depth = 8;  ///< blocks; 0 leaves the embedding and the head
   BlockSettings block = {};
 };
-
-/// What a cache keeps of every layer between the forward and the backward pass, in scalars per sample:
-///
-///     training           the state (d m), the edit (d + 2 m + 2) and the parts' activations
-///     recompute          the state and the edit; activations are computed again
-///     rewind             the edit and the activations; states are taken back from the last, X = Y - beta k r^T
-///     rewind_recompute   the edit
-///     inference          nothing: one layer's worth serves every block in turn, and there is no way back
-///
-/// Gradients are the same in all four that have them, but for rounding.
-enum class Memory { training, recompute, rewind, rewind_recompute, inference };
-
-constexpr bool stores_states(Memory memory) noexcept {
-  return memory == Memory::training || memory == Memory::recompute;
-}
-constexpr bool stores_activations(Memory memory) noexcept {
-  return memory == Memory::training || memory == Memory::rewind;
-}
 
 /// logits = head(norm(readout(X_depth))),  X_{l+1} = block_l(X_l),  X_0 = embedding(x) as d x m.
 ///
@@ -51,25 +33,16 @@ struct DeltaResNet {
   using Block = Block_;
   using Settings = DeltaResNetSettings<typename Block::Settings, Width, ValueChannels>;
   using Input = ConstBatchRef<Scalar, Dynamic>;
-  using Compressor = decltype(Block::compressor);
+  using Compressor = typename decltype(Block::compressor)::value_type;
 
   /// Every buffer of a pass over N samples, made by make_cache and sized by the first pass.
   template <int Tokens = Dynamic>
-  struct Cache {
-    using State = Matrix<Scalar, Width, times(ValueChannels, Tokens)>;
-
-    Memory memory = Memory::training;
-    std::vector<State> states;
-    std::vector<typename Block::template Edits<Tokens>> edits;
-    std::vector<typename Block::template Activations<Tokens>> activations;
+  struct Cache : StackCache<Block, Tokens> {
     typename Compressor::template Cache<Tokens> readout;
     typename RmsNorm<Scalar, Width>::template Cache<Tokens> norm;
     Matrix<Scalar, Width, Tokens> features;  ///< what the head reads
     Matrix<Scalar, Dynamic, Tokens> logits;
-
-    State state_gradient;
     Matrix<Scalar, Width, Tokens> feature_gradient;
-    typename Block::template Workspace<Tokens> workspace;
   };
 
   Linear<Scalar, Dynamic, times(Width, ValueChannels)> embedding;
@@ -128,11 +101,7 @@ struct DeltaResNet {
     if (samples < 0) fail("ddl::DeltaResNet::make_cache", "samples", std::to_string(samples), "at least 0");
     check_fixed("ddl::DeltaResNet::make_cache", "samples", samples, Tokens);
     Cache<Tokens> cache;
-    cache.memory = memory;
-    const auto [states, edits, activations] = kept_counts(memory);
-    cache.states.resize(states);
-    cache.edits.resize(edits);
-    cache.activations.resize(activations);
+    cache.hold(blocks.size(), memory);
     prepare(cache, samples);
     if (memory == Memory::inference) forward(Matrix<Scalar>::Zero(inputs(), samples), cache);
     return cache;
@@ -144,12 +113,10 @@ struct DeltaResNet {
   const Matrix<Scalar, Dynamic, Tokens>& forward(const Input& x, Cache<Tokens>& cache,
                                                  const E& executor = {}) const {
     check_shape("ddl::DeltaResNet::forward", "x", x, inputs(), x.cols());
-    check_cache("ddl::DeltaResNet::forward", cache);
+    cache.check("ddl::DeltaResNet::forward", blocks.size());
     prepare(cache, x.cols());
     embedding.forward(x, flat(cache.states.front()), executor);
-    for (std::size_t l = 0; l < blocks.size(); ++l)
-      blocks[l].forward(kept(cache.states, l), kept(cache.states, l + 1), kept(cache.edits, l),
-                        kept(cache.activations, l), executor);
+    stack_forward(blocks, cache, executor);
     norm.forward(readout.forward(cache.states.back(), cache.readout, executor), cache.features, cache.norm,
                  executor);
     head.forward(cache.features, cache.logits, executor);
@@ -175,9 +142,7 @@ struct DeltaResNet {
     constexpr const char* where = "ddl::DeltaResNet::backward";
     check_shape(where, "x", x, inputs(), cache.logits.cols());
     check_shape(where, "dlogits", dlogits, outputs(), cache.logits.cols());
-    check_cache(where, cache);
-    if (cache.memory == Memory::inference)
-      fail(where, "the cache", "made for inference", "one made for training");
+    cache.check_training(where, blocks.size());
     const Index N = x.cols();
     auto& dX = cache.state_gradient;
     dX.setZero(width(), N * value_channels());
@@ -188,35 +153,11 @@ struct DeltaResNet {
                   cache.feature_gradient, gradient.norm, executor);
     readout.backward(cache.states.back(), cache.readout, cache.feature_gradient, dX, gradient.readout,
                      executor);
-    for (std::size_t l = blocks.size(); l-- > 0;) {
-      const auto& block = blocks[l];
-      auto& X = kept(cache.states, l);
-      auto& edit = cache.edits[l];
-      auto& activations = kept(cache.activations, l);
-      if (stores_states(cache.memory))
-        rewrite_backward(block.rewrite, X, edit, dX, cache.workspace.edit, executor);
-      else
-        rewrite_backward_rewind(block.rewrite, X, edit, dX, cache.workspace.edit, executor);
-      if (!stores_activations(cache.memory)) block.run_parts(X, edit, activations, executor);
-      block.backward_parts(X, edit, activations, dX, gradient.blocks[l], cache.workspace, executor);
-    }
+    stack_backward(blocks, cache, gradient.blocks, executor);
     embedding.backward_parameters(x, flat(dX), gradient.embedding, executor);
   }
 
  private:
-  struct Counts {
-    std::size_t states, edits, activations;
-  };
-  Counts kept_counts(Memory memory) const {
-    const std::size_t layers = blocks.size(), one = (std::min)(layers, std::size_t{1});
-    return {stores_states(memory) ? layers + 1 : 1, memory == Memory::inference ? one : layers,
-            stores_activations(memory) ? layers : one};
-  }
-  /// Layer l's entry, or the one that all layers share.
-  template <class T>
-  static T& kept(std::vector<T>& entries, std::size_t l) {
-    return entries[entries.size() > l ? l : 0];
-  }
   /// The states of N samples as N columns of d m entries: the same memory.
   template <class State>
   auto flat(State& state) const {
@@ -228,15 +169,6 @@ struct DeltaResNet {
     for (auto& state : cache.states) state.resize(width(), samples * value_channels());
     cache.features.resize(width(), samples);
     cache.logits.resize(outputs(), samples);
-  }
-  template <int Tokens>
-  void check_cache(const char* where, const Cache<Tokens>& cache) const {
-    const auto [states, edits, activations] = kept_counts(cache.memory);
-    if (cache.states.size() != states || cache.edits.size() != edits ||
-        cache.activations.size() != activations)
-      fail(where, "the cache",
-           "for a net of " + std::to_string(cache.edits.size()) + " blocks, or another memory mode",
-           "one from make_cache of this net of " + std::to_string(blocks.size()));
   }
 };
 

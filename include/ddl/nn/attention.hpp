@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <tuple>
 
 #include "ddl/nn/linear.hpp"
@@ -75,20 +76,6 @@ struct CausalSelfAttention {
   using Input = ConstBatchRef<Scalar, In>;
   using Output = ConstBatchRef<Scalar, Out>;
 
-  /// The backward pass turns query, key and value into the gradients of W_q c, W_k c and W_v c.
-  template <int Tokens = Dynamic>
-  struct Cache {
-    Index length = 0;  ///< tokens per sequence; 0: the whole batch is one sequence
-    RotaryTable<Scalar> rotary;
-    Matrix<Scalar, Dynamic, Tokens> query, key;  ///< rms(rotate(.))
-    Matrix<Scalar, Dynamic, Tokens> value, output, doutput;
-    Matrix<Scalar, Dynamic, Tokens> query_scale, key_scale;  ///< heads x N: what rms multiplied by
-    Matrix<Scalar, Dynamic, Tokens> log_sum;                 ///< heads x N: log of the softmax's denominator
-    Matrix<Scalar, Dynamic, Tokens> mean_slope;              ///< heads x N: o.do
-    Vector<Scalar> weight;                                   ///< w
-    Matrix<Scalar> dweight;  ///< head_dim x (heads and sequences), the share of each in dw
-  };
-
   /// What decoding keeps of one sequence: its keys and values, up to a capacity. A copy is another sequence
   /// with the same beginning; count = 0 begins anew.
   struct KeyValues {
@@ -100,6 +87,21 @@ struct CausalSelfAttention {
     Vector<Scalar> weight;
 
     Index capacity() const noexcept { return key.cols(); }
+  };
+
+  /// The backward pass turns query, key and value into the gradients of W_q c, W_k c and W_v c.
+  template <int Tokens = Dynamic>
+  struct Cache {
+    Index length = 0;               ///< tokens per sequence; 0: the whole batch is one sequence
+    std::optional<KeyValues> past;  ///< if there is one, forward takes the next token of a sequence
+    RotaryTable<Scalar> rotary;
+    Matrix<Scalar, Dynamic, Tokens> query, key;  ///< rms(rotate(.))
+    Matrix<Scalar, Dynamic, Tokens> value, output, doutput;
+    Matrix<Scalar, Dynamic, Tokens> query_scale, key_scale;  ///< heads x N: what rms multiplied by
+    Matrix<Scalar, Dynamic, Tokens> log_sum;                 ///< heads x N: log of the softmax's denominator
+    Matrix<Scalar, Dynamic, Tokens> mean_slope;              ///< heads x N: o.do
+    Vector<Scalar> weight;                                   ///< w
+    Matrix<Scalar> dweight;  ///< head_dim x (heads and sequences), the share of each in dw
   };
 
   Linear<Scalar, In, Dynamic> c_q, c_k, c_v;
@@ -145,6 +147,7 @@ struct CausalSelfAttention {
   /// @throws std::invalid_argument if a shape does not fit or cache.length does not divide N.
   template <int Tokens, Executor E = Serial>
   void forward(const Input& c, BatchRef<Scalar, Out> y, Cache<Tokens>& cache, const E& executor = {}) const {
+    if (cache.past) return step(c, y, *cache.past, executor);
     const Index N = c.cols(), T = sequence_length("ddl::CausalSelfAttention", cache.length, N);
     for (auto* x : {&cache.query, &cache.key, &cache.value, &cache.output}) x->resize(inner(), N);
     for (auto* x : {&cache.query_scale, &cache.key_scale, &cache.log_sum}) x->resize(heads, N);

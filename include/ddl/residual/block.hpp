@@ -53,7 +53,7 @@ concept GatePart = BlockPart<G> && std::constructible_from<G, const typename G::
   part.backward(in, beta, cache, beta, out, gradient, executor);
 };
 
-/// A value gives v (m x N) from its source z: forward(z, v, executor), and
+/// A value gives v (m x N) from z, which reads() names: forward(z, v, executor), and
 /// backward(z, v, slope, dz, gradient, executor), where slope holds dL/dv and dz is added to.
 template <class V, int Rows = Dynamic, int Cols = Dynamic>
 concept ValuePart = BlockPart<V> &&
@@ -61,7 +61,7 @@ concept ValuePart = BlockPart<V> &&
     requires(const V& part, V& gradient, const Matrix<typename V::Scalar, Rows, Dynamic>& in,
              Matrix<typename V::Scalar, Rows, Dynamic>& out, Matrix<typename V::Scalar, Cols, Dynamic>& v,
              const Serial& executor) {
-  { part.source } -> std::convertible_to<ValueSource>;
+  { part.reads() } -> std::same_as<ValueSource>;
   part.forward(in, v, executor);
   part.backward(in, v, v, out, gradient, executor);
 };
@@ -85,6 +85,7 @@ struct BlockSettings {
   typename Gate::Settings gate = {};
   typename Value::Settings value = {};
   typename Compressor::Settings compressor = {};
+  bool shares_compressor = false;  ///< in a stack: reads by the compressor of the block before it
   Rewrite rewrite = Rewrite::delta;
   double k_eps = default_k_eps;
   double norm_eps = 1e-5;
@@ -101,7 +102,8 @@ struct BlockSettings {
 /// is a value: copying it copies its weights, and its gradient is another block. forward is const and safe to share
 /// between threads.
 ///
-/// In the additive control, Y = X + kt 1^T, there is no gate and no value, nor are their parameters.
+/// In the additive control, Y = X + kt 1^T, there is no gate and no value, nor are their parameters. A block that
+/// shares the compressor of another has none of its own, and is given that one.
 template <class Scalar_, int Width = Dynamic, int ValueChannels = Dynamic,
           Sublayer<Width> SublayerPart = Mlp<Scalar_, Width, times(4, Width)>,
           GatePart<Width> Gate = LinearGate<Scalar_, Width>,
@@ -115,6 +117,9 @@ struct DeltaResidualBlock {
   using Settings = BlockSettings<SublayerPart, Gate, Value, Compressor>;
   using Input = ConstBatchRef<Scalar, Width>;
   using State = BatchRef<Scalar, Width>;
+
+  template <int Tokens = Dynamic>
+  using States = Matrix<Scalar, Width, times(ValueChannels, Tokens)>;
 
   /// The part of a forward pass that a rewound stack keeps for every layer.
   template <int Tokens = Dynamic>
@@ -144,7 +149,7 @@ struct DeltaResidualBlock {
     Matrix<Scalar, Width, Tokens> context, compressed;
   };
 
-  Compressor compressor;
+  std::optional<Compressor> compressor;
   Norm norm;
   SublayerPart sublayer;
   std::optional<Gate> gate;
@@ -165,13 +170,13 @@ struct DeltaResidualBlock {
   /// @throws std::invalid_argument if a size is below 1 or differs from the fixed one, or a setting is out of
   /// range.
   DeltaResidualBlock(Index width_, Index channels, const Settings& settings, Random& random)
-      : compressor(settings.compressor, checked(width_, channels, settings), channels, random),
-        norm(width_, settings.norm_eps),
+      : norm(checked(width_, channels, settings), settings.norm_eps),
         sublayer(width_, width_, settings.sublayer, random),
         rewrite(settings.rewrite),
         k_eps(settings.k_eps),
         width(width_),
         value_channels(channels) {
+    if (!settings.shares_compressor) compressor.emplace(settings.compressor, width, channels, random);
     if (rewrite == Rewrite::additive) return;
     gate.emplace(settings.gate, width, random);
     value.emplace(settings.value, width, channels, random);
@@ -180,23 +185,25 @@ struct DeltaResidualBlock {
   /// What a cache keeps of this block, in scalars per sample: the edit, and the activations (kt excepted,
   /// which is part of the edit). For parts that tell what they keep by a member function cache_scalars().
   Index edit_scalars() const { return width + 2 * value_channels + 2; }
-  Index activation_scalars() const {
-    return compressor.cache_scalars() + norm.cache_scalars() + width + sublayer.cache_scalars() +
+  Index activation_scalars() const { return activation_scalars(own("activation_scalars")); }
+  Index activation_scalars(const Compressor& reader) const {
+    return reader.cache_scalars() + norm.cache_scalars() + width + sublayer.cache_scalars() +
            (gate ? gate->cache_scalars() : 0) + value_channels;
   }
 
   /// Y = block(X); Y may be X. Only the cache's buffers are allocated, when the batch grows.
+  /// @throws std::invalid_argument if a shape does not fit, or the block has no compressor and is given none.
   template <int Tokens, Executor E = Serial>
   void forward(const Input& X, State Y, Cache<Tokens>& cache, const E& executor = {}) const {
-    forward(X, Y, cache.edit, cache.activations, executor);
+    forward(own("forward"), X, Y, cache.edit, cache.activations, executor);
   }
   template <int Tokens, Executor E = Serial>
-  void forward(const Input& X, State Y, Edits<Tokens>& edit, Activations<Tokens>& kept,
-               const E& executor = {}) const {
+  void forward(const Compressor& reader, const Input& X, State Y, Edits<Tokens>& edit,
+               Activations<Tokens>& kept, const E& executor = {}) const {
     const Index cols = X.cols() / value_channels * value_channels;
     check_shape("ddl::DeltaResidualBlock::forward", "X", X, width, cols);
     check_shape("ddl::DeltaResidualBlock::forward", "Y", Y, width, cols);
-    run_parts(X, edit, kept, executor);
+    run_parts(reader, X, edit, kept, executor);
     rewrite_forward(rewrite, X, edit, kept.value, Y, k_eps, executor);
   }
 
@@ -205,47 +212,56 @@ struct DeltaResidualBlock {
   template <int Tokens, Executor E = Serial>
   void backward(const Input& X, Cache<Tokens>& cache, State dX, DeltaResidualBlock& gradient,
                 Workspace<Tokens>& workspace, const E& executor = {}) const {
+    const Compressor& reader = own("backward");
     rewrite_backward(rewrite, X, cache.edit, dX, workspace.edit, executor);
-    backward_parts(X, cache.edit, cache.activations, dX, gradient, workspace, executor);
+    backward_parts(reader, X, cache.edit, cache.activations, dX, *gradient.compressor, gradient, workspace,
+                   executor);
   }
 
-  /// The parts alone: c, kt, beta, v from X.
+  /// The parts alone: c, kt, beta, v from X, which `reader` compresses.
   template <int Tokens, Executor E = Serial>
-  void run_parts(const Input& X, Edits<Tokens>& edit, Activations<Tokens>& kept,
+  void run_parts(const Compressor& reader, const Input& X, Edits<Tokens>& edit, Activations<Tokens>& kept,
                  const E& executor = {}) const {
     const Index N = X.cols() / value_channels;
     edit.resize(X.rows(), value_channels, N);
     kept.context.resize(X.rows(), N);
     kept.value.resize(value_channels, N);
-    const Input x = compressor.forward(X, kept.compressor, executor);
+    const Input x = reader.forward(X, kept.compressor, executor);
     norm.forward(x, kept.context, kept.norm, executor);
     sublayer.forward(kept.context, edit.direction, kept.sublayer, executor);
     if (gate) gate->forward(kept.context, edit.beta, kept.gate, executor);
     if (value)
-      value->forward(value->source == ValueSource::context ? Input(kept.context) : x, kept.value, executor);
+      value->forward(value->reads() == ValueSource::context ? Input(kept.context) : x, kept.value, executor);
   }
 
   /// The adjoint of run_parts: workspace.edit holds the gradients of kt, beta, v; dX is added to.
   template <int Tokens, Executor E = Serial>
-  void backward_parts(const Input& X, const Edits<Tokens>& edit, Activations<Tokens>& kept, State dX,
+  void backward_parts(const Compressor& reader, const Input& X, const Edits<Tokens>& edit,
+                      Activations<Tokens>& kept, State dX, Compressor& reader_gradient,
                       DeltaResidualBlock& gradient, Workspace<Tokens>& workspace,
                       const E& executor = {}) const {
     auto &dc = workspace.context, &dx = workspace.compressed;
     dc.resizeLike(kept.context);
     dx.resizeLike(kept.context);
-    const Input x = compressor.output(X, kept.compressor);
+    const Input x = reader.output(X, kept.compressor);
     sublayer.backward(kept.context, kept.sublayer, workspace.edit.direction, dc, gradient.sublayer, executor);
     if (gate)
       gate->backward(kept.context, edit.beta, kept.gate, workspace.edit.beta, dc, *gradient.gate, executor);
-    if (value && value->source == ValueSource::context)
+    if (value && value->reads() == ValueSource::context)
       value->backward(kept.context, kept.value, workspace.edit.value, dc, *gradient.value, executor);
     norm.backward(x, kept.norm, dc, dx, gradient.norm, executor);
-    if (value && value->source == ValueSource::compressed)
+    if (value && value->reads() == ValueSource::compressed)
       value->backward(x, kept.value, workspace.edit.value, dx, *gradient.value, executor);
-    compressor.backward(X, kept.compressor, dx, dX, gradient.compressor, executor);
+    reader.backward(X, kept.compressor, dx, dX, reader_gradient, executor);
   }
 
  private:
+  const Compressor& own(const char* function) const {
+    if (!compressor)
+      fail(std::string("ddl::DeltaResidualBlock::") + function, "the compressor",
+           "that of the block before it", "one of its own, outside a stack");
+    return *compressor;
+  }
   static Index checked(Index width, Index channels, const Settings& settings) {
     constexpr const char* where = "ddl::DeltaResidualBlock";
     check_positive(where, "width", width);

@@ -39,11 +39,11 @@ struct ChannelConvolution {
   }
 
   ChannelConvolution() = default;
-  /// @throws std::invalid_argument if the kernel is below 0.
+  /// @throws std::invalid_argument if the kernel is below 0 or wider than the value channels.
   ChannelConvolution(const Settings& settings, Index width, Index channels, Random&) {
-    if (settings.kernel < 0)
+    if (settings.kernel < 0 || settings.kernel > channels)
       fail("ddl::ChannelConvolution", "kernel", std::to_string(settings.kernel),
-           "at least 1, or 0 for all channels");
+           "1 to the " + std::to_string(channels) + " value channels, or 0 for all of them");
     weight.setZero(width, settings.kernel > 0 ? settings.kernel : channels);
     weight.col(left()).setOnes();
     read.setConstant(channels, Scalar(1) / Scalar(channels));

@@ -4,6 +4,9 @@
 /// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the expansion of the embedding.
 #pragma once
 
+#include <optional>
+#include <tuple>
+
 #include "ddl/residual/token_convolution.hpp"
 
 namespace ddl {
@@ -12,9 +15,9 @@ struct EmbeddingConvolutionSettings {
   Index kernel = 4;  ///< tokens; 0: every channel is the vector itself, without parameters
 };
 
-/// X_ij(n) = sum over t of w_(i, t m + j) x_i(n - (K - 1) + t),  x = 0 before a sequence;  or X_ij = x_i.
+/// X_ij(n) = sum over t of w_(i m + j, t) x_i(n - (K - 1) + t),  x = 0 before a sequence;  or X_ij = x_i.
 ///
-///   x: d x N    X: d x (N m)    w: d x (m K), the newest token last
+///   x: d x N    X: d x (N m)    w: (d m) x K (PyTorch's shape), the newest token last
 ///
 /// The convolution starts at the repetition.
 template <class Scalar_, int Rows = Dynamic, int Cols = Dynamic>
@@ -25,10 +28,12 @@ struct EmbeddingConvolution {
   using History = TokenHistory<Scalar, Rows>;
 
   struct Cache {
-    Index length = 0;  ///< tokens per sequence; 0: the whole batch is one sequence
+    Index length = 0;                         ///< tokens per sequence; 0: the whole batch is one sequence
+    Matrix<Scalar, Rows, Dynamic> mix, dmix;  ///< d x (m K): w_(. m + j, t)
+    std::optional<History> history;           ///< if there is one, forward takes the next token of a sequence
   };
 
-  Matrix<Scalar, Rows, Dynamic> weight;
+  Matrix<Scalar, times(Rows, Cols), Dynamic> weight;
   Index width = 0;
   Index value_channels = 1;
 
@@ -46,17 +51,19 @@ struct EmbeddingConvolution {
     check_fixed(where, "value_channels", channels, Cols);
     if (settings.kernel < 0)
       fail(where, "kernel", std::to_string(settings.kernel), "at least 1, or 0 for repetition");
-    weight.setZero(width, channels * settings.kernel);
-    if (settings.kernel > 0) weight.rightCols(channels).setOnes();
+    weight.setZero(width * channels, settings.kernel);
+    if (settings.kernel > 0) weight.rightCols(1).setOnes();
   }
 
   /// @throws std::invalid_argument if a shape does not fit or cache.length does not divide N.
   template <Executor E = Serial>
-  void forward(const Input& x, BatchRef<Scalar, Rows> X, const Cache& cache, const E& executor = {}) const {
+  void forward(const Input& x, BatchRef<Scalar, Rows> X, Cache& cache, const E& executor = {}) const {
     constexpr const char* where = "ddl::EmbeddingConvolution::forward";
     const Index m = value_channels, T = sequence_length(where, cache.length, x.cols());
     check_shape(where, "x", x, width, x.cols());
     check_shape(where, "X", X, width, x.cols() * m);
+    if (cache.history) return step(x, X, *cache.history);
+    detail::fold_taps(weight, m, cache.mix);
     for_ranges(executor, x.cols(), columns_per_piece(width * m), [&](Index begin, Index end) {
       for (Index n = begin; n < end; ++n)
         for (Index j = 0; j < m; ++j) {
@@ -67,18 +74,19 @@ struct EmbeddingConvolution {
           }
           channel.setZero();
           for (Index back = 0; back < taps(n % T); ++back)
-            channel += column(x, n - back) * column(weight, tap(back, j));
+            channel += column(x, n - back) * column(cache.mix, tap(back, j));
         }
     });
   }
 
   template <Executor E = Serial>
-  void backward(const Input& x, const Cache& cache, const Input& dX, BatchRef<Scalar, Rows> dx,
+  void backward(const Input& x, Cache& cache, const Input& dX, BatchRef<Scalar, Rows> dx,
                 EmbeddingConvolution& gradient, const E& executor = {}) const {
     constexpr const char* where = "ddl::EmbeddingConvolution::backward";
     const Index m = value_channels, T = sequence_length(where, cache.length, x.cols());
     check_shape(where, "dx", dx, width, x.cols());
     check_shape(where, "dX", dX, width, x.cols() * m);
+    cache.dmix.setZero(width, cache.mix.cols());
     for_ranges(executor, width, 64, [&](Index begin, Index end) {
       const Index rows = end - begin;
       for (Index n = 0; n < x.cols(); ++n) {
@@ -87,12 +95,14 @@ struct EmbeddingConvolution {
           const auto slope = column(dX, n * m + j, begin, rows);
           if (repeats()) column(dx, n, begin, rows) += slope;
           for (Index back = 0; back < taps(n % T); ++back) {
-            column(gradient.weight, tap(back, j), begin, rows) += slope * column(x, n - back, begin, rows);
-            column(dx, n - back, begin, rows) += slope * column(weight, tap(back, j), begin, rows);
+            column(cache.dmix, tap(back, j), begin, rows) += slope * column(x, n - back, begin, rows);
+            column(dx, n - back, begin, rows) += slope * column(cache.mix, tap(back, j), begin, rows);
           }
         }
       }
     });
+    for (Index t = 0; t < kernel(); ++t)
+      detail::tap_of(gradient.weight, m, t) += cache.dmix.middleCols(t * m, m).transpose();
   }
 
   /// For a sequence that begins.
@@ -113,13 +123,14 @@ struct EmbeddingConvolution {
         continue;
       }
       channel.setZero();
-      for (Index back = 0; back < kernel(); ++back)
-        channel += column(history.columns, kernel() - 1 - back) * column(weight, tap(back, j));
+      for (Index t = 0; t < kernel(); ++t)
+        X.col(j) +=
+            detail::tap_of(weight, value_channels, t).row(j).transpose().cwiseProduct(history.columns.col(t));
     }
   }
 
  private:
-  Index kernel() const noexcept { return weight.cols() / value_channels; }
+  Index kernel() const noexcept { return weight.cols(); }
   bool repeats() const noexcept { return weight.size() == 0; }
   /// The taps that token `position` of a sequence has tokens for.
   Index taps(Index position) const noexcept { return (std::min)(kernel(), position + 1); }

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
+#include <type_traits>
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
@@ -53,6 +55,22 @@ void mix_windows_backward(const S& states, const W& w, Index channels, Index T, 
   });
 }
 
+/// Tap t of a convolution's weight of (d m) x K, which has PyTorch's shape: m x d.
+template <class W>
+auto tap_of(W& weight, Index channels, Index t) {
+  using Tap = Matrix<typename W::Scalar>;
+  return Eigen::Map<std::conditional_t<std::is_const_v<W>, const Tap, Tap>>(
+      weight.data() + t * weight.rows(), channels, weight.rows() / channels);
+}
+
+/// mix_(., t m + j) = w_(. m + j, t): as d x (m K), the columns stand as those of the states do.
+template <class W, class Mix>
+void fold_taps(const W& weight, Index channels, Mix& mix) {
+  mix.resize(weight.rows() / channels, weight.cols() * channels);
+  for (Index t = 0; t < weight.cols(); ++t)
+    mix.middleCols(t * channels, channels) = tap_of(weight, channels, t).transpose();
+}
+
 }  // namespace detail
 
 /// What a convolution over tokens remembers while one sequence is decoded: the columns of the last tokens, as
@@ -71,9 +89,9 @@ struct TokenConvolutionSettings {
   Index kernel = 4;  ///< tokens
 };
 
-/// x_i(n) = sum over j of read_j sum over t of w_(i, t m + j) X_ij(n - (K - 1) + t),  X = 0 before a sequence.
+/// x_i(n) = sum over j of read_j sum over t of w_(i m + j, t) X_ij(n - (K - 1) + t),  X = 0 before a sequence.
 ///
-///   X: d x (N m)    x: d x N    w: d x (m K), the newest token last    read: m
+///   X: d x (N m)    x: d x N    w: (d m) x K (PyTorch's shape), the newest token last    read: m
 ///
 /// One pass over the state, with w and read folded into one weight. It starts at the mean over the newest
 /// token's channels.
@@ -88,10 +106,11 @@ struct TokenConvolution {
   struct Cache {
     Index length = 0;  ///< tokens per sequence; 0: the whole batch is one sequence
     Matrix<Scalar, Rows, Tokens> x;
-    Matrix<Scalar, Rows, Dynamic> mix, dmix;  ///< read_j w_(., t m + j)
+    Matrix<Scalar, Rows, Dynamic> mix, dmix;  ///< d x (m K): read_j w_(. m + j, t)
+    std::optional<History> history;           ///< if there is one, forward takes the next token of a sequence
   };
 
-  Matrix<Scalar, Rows, Dynamic> weight;
+  Matrix<Scalar, times(Rows, Cols), Dynamic> weight;
   Vector<Scalar, Cols> read;
 
   static constexpr auto parameters() {
@@ -103,15 +122,16 @@ struct TokenConvolution {
   /// @throws std::invalid_argument if the kernel is not at least 1.
   TokenConvolution(const Settings& settings, Index width, Index channels, Random&) {
     check_positive("ddl::TokenConvolution", "kernel", settings.kernel);
-    weight.setZero(width, channels * settings.kernel);
-    weight.rightCols(channels).setOnes();
+    weight.setZero(width * channels, settings.kernel);
+    weight.rightCols(1).setOnes();
     read.setConstant(channels, Scalar(1) / Scalar(channels));
   }
 
   Index value_channels() const noexcept { return read.size(); }
+  Index width() const noexcept { return weight.rows() / read.size(); }
 
   /// What a cache keeps, in scalars per sample.
-  Index cache_scalars() const { return weight.rows(); }
+  Index cache_scalars() const { return width(); }
 
   /// @return x, a view of the cache. @throws std::invalid_argument if cache.length does not divide N.
   template <int Tokens, Executor E = Serial>
@@ -119,8 +139,12 @@ struct TokenConvolution {
     const Index m = value_channels(), N = X.cols() / m;
     const Index T = sequence_length("ddl::TokenConvolution", cache.length, N);
     cache.x.resize(X.rows(), N);
-    cache.mix.resizeLike(weight);
-    for (Index c = 0; c < weight.cols(); ++c) column(cache.mix, c) = column(weight, c) * read[c % m];
+    if (cache.history) {
+      step(X, cache.x, *cache.history);
+      return cache.x;
+    }
+    detail::fold_taps(weight, m, cache.mix);
+    for (Index c = 0; c < cache.mix.cols(); ++c) column(cache.mix, c) *= read[c % m];
     detail::mix_windows(X, cache.mix, m, T, cache.x, executor);
     return cache.x;
   }
@@ -136,30 +160,37 @@ struct TokenConvolution {
                 TokenConvolution& gradient, const E& executor = {}) const {
     const Index m = value_channels();
     const Index T = sequence_length("ddl::TokenConvolution", cache.length, dx.cols());
-    cache.dmix.setZero(weight.rows(), weight.cols());
+    cache.dmix.setZero(cache.mix.rows(), cache.mix.cols());
     detail::mix_windows_backward(X, cache.mix, m, T, dx, dX, cache.dmix, executor);
-    for (Index c = 0; c < weight.cols(); ++c) {
-      column(gradient.weight, c) += column(cache.dmix, c) * read[c % m];
-      gradient.read[c % m] += (column(cache.dmix, c) * column(weight, c)).sum();
+    for (Index t = 0; t < weight.cols(); ++t) {
+      const auto slope = cache.dmix.middleCols(t * m, m).transpose();
+      detail::tap_of(gradient.weight, m, t) += read.asDiagonal() * slope;
+      gradient.read += slope.cwiseProduct(detail::tap_of(weight, m, t)).rowwise().sum();
     }
   }
 
   /// For a sequence that begins.
-  History make_history() const { return {Matrix<Scalar, Rows, Dynamic>::Zero(weight.rows(), weight.cols())}; }
+  History make_history() const { return {Matrix<Scalar, Rows, Dynamic>::Zero(width(), columns())}; }
 
   /// x (d x 1) for one more token of a sequence, X: d x m.
   /// @throws std::invalid_argument if a shape does not fit.
   void step(const Input& X, BatchRef<Scalar, Rows> x, History& history) const {
     constexpr const char* where = "ddl::TokenConvolution::step";
     const Index m = value_channels();
-    check_shape(where, "X", X, weight.rows(), m);
-    check_shape(where, "x", x, weight.rows(), 1);
-    check_shape(where, "the history", history.columns, weight.rows(), weight.cols());
+    check_shape(where, "X", X, width(), m);
+    check_shape(where, "x", x, width(), 1);
+    check_shape(where, "the history", history.columns, width(), columns());
     history.push(X);
     x.setZero();
-    for (Index c = 0; c < weight.cols(); ++c)
-      column(x, 0) += read[c % m] * column(weight, c) * column(history.columns, c);
+    for (Index t = 0; t < weight.cols(); ++t) {
+      const auto tap = detail::tap_of(weight, m, t);
+      for (Index j = 0; j < m; ++j)
+        x += read[j] * tap.row(j).transpose().cwiseProduct(history.columns.col(t * m + j));
+    }
   }
+
+ private:
+  Index columns() const noexcept { return weight.cols() * read.size(); }
 };
 
 }  // namespace ddl

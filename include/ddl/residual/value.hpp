@@ -32,6 +32,7 @@ struct LinearValue {
   Scalar sigmoid_scale = 0;
 
   static constexpr auto parameters() { return std::tuple(field("projection", &LinearValue::projection)); }
+  ValueSource reads() const noexcept { return source; }
 
   LinearValue() = default;
   /// @throws std::invalid_argument if sigmoid_scale is negative or not finite.
@@ -73,10 +74,10 @@ struct ConstantValue {
   using Input = ConstBatchRef<Scalar, Rows>;
   using Output = ConstBatchRef<Scalar, Cols>;
 
-  ValueSource source = ValueSource::context;
   Scalar value = 0;
 
   static constexpr auto parameters() { return std::tuple(); }
+  ValueSource reads() const noexcept { return ValueSource::context; }
 
   ConstantValue() = default;
   ConstantValue(const Settings& settings, Index, Index, Random&)

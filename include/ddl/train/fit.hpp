@@ -10,6 +10,7 @@
 #include <tuple>
 #include <utility>
 
+#include "ddl/residual/stack.hpp"
 #include "ddl/train/optimizer.hpp"
 
 namespace ddl {
@@ -42,6 +43,7 @@ struct FitSettings {
   std::function<double(Index)> learning_rate = {};  ///< a schedule; empty: the optimizer's own rate
   double max_norm = 1;                              ///< of the gradient; 0: no clipping
   NonFinite non_finite = NonFinite::raise;
+  Memory memory = Memory::training;  ///< what a step keeps for its way back
 };
 
 /// What one step showed.
@@ -131,7 +133,7 @@ FitResult fit_on(const E& executor, TrainingRun<Model>& run, Data& data, const F
   check_range("ddl::fit", "max_norm", settings.max_norm, settings.max_norm >= 0, "a number of at least 0");
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
-  auto cache = run.model.make_cache();
+  auto cache = run.model.make_cache(0, settings.memory);
   auto gradient = zeros_like(run.model);
   Matrix<typename Model::Scalar> slope;
   FitResult result;

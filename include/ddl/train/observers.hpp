@@ -30,14 +30,19 @@ inline bool is_terminal([[maybe_unused]] std::FILE* stream) {
 #endif
 }
 
+struct ProgressBarSettings {
+  std::string title = {};
+  std::string unit = "samples";  ///< what a sample is called
+  std::FILE* stream = stderr;
+  std::optional<bool> shows = {};  ///< empty: where the stream is a terminal
+};
+
 /// Redraws one line: steps, a running mean of loss and accuracy, samples/s, the time left. Says nothing where the
 /// stream is not a terminal.
 class ProgressBar {
  public:
-  explicit ProgressBar(std::string title = {}, std::FILE* stream = stderr)
-      : ProgressBar(std::move(title), stream, is_terminal(stream)) {}
-  ProgressBar(std::string title, std::FILE* stream, bool shows)
-      : title_(std::move(title)), stream_(stream), shows_(shows) {}
+  explicit ProgressBar(ProgressBarSettings settings = {})
+      : settings_(std::move(settings)), shows_(settings_.shows.value_or(is_terminal(settings_.stream))) {}
 
   template <class Seen>
   void operator()(const Seen& seen) {
@@ -53,8 +58,8 @@ class ProgressBar {
   }
   template <class Seen>
   void finish(const Seen&) {
-    if (shows_) std::fputc('\n', stream_);
-    *this = ProgressBar(title_, stream_, shows_);
+    if (shows_) std::fputc('\n', settings_.stream);
+    *this = ProgressBar(settings_);
   }
 
  private:
@@ -65,15 +70,15 @@ class ProgressBar {
     const auto left = static_cast<long>(now.seconds / made * static_cast<double>(now.steps - now.step));
     std::string bar(24, '.');
     std::fill_n(bar.begin(), static_cast<int>(share * 24), '#');
-    std::fprintf(stream_, "\r%s[%s] %3.0f %%  loss %.4f", title_.c_str(), bar.c_str(), 100 * share, loss_);
-    if (is_finite(correct_)) std::fprintf(stream_, "  correct %.2f %%", 100 * correct_);
-    std::fprintf(stream_, "  %.0f samples/s  %ld:%02ld left ", static_cast<double>(samples_) / now.seconds,
-                 left / 60, left % 60);
-    std::fflush(stream_);
+    std::fprintf(settings_.stream, "\r%s[%s] %3.0f %%  loss %.4f", settings_.title.c_str(), bar.c_str(),
+                 100 * share, loss_);
+    if (is_finite(correct_)) std::fprintf(settings_.stream, "  correct %.2f %%", 100 * correct_);
+    std::fprintf(settings_.stream, "  %.0f %s/s  %ld:%02ld left ",
+                 static_cast<double>(samples_) / now.seconds, settings_.unit.c_str(), left / 60, left % 60);
+    std::fflush(settings_.stream);
   }
 
-  std::string title_;
-  std::FILE* stream_;
+  ProgressBarSettings settings_;
   bool shows_;
   Index samples_ = 0, first_ = -1;
   double loss_ = std::numeric_limits<double>::quiet_NaN(), correct_ = loss_, drawn_ = -1;

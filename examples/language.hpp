@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+/// @file  What the programs on language share: texts, vocabularies, models by name, and decoding.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <ddl/core/file.hpp>
+#include <ddl/core/thread_pool.hpp>
+#include <ddl/data/language.hpp>
+#include <ddl/io/checkpoint.hpp>
+#include <ddl/model/sampling.hpp>
+
+namespace language {
+
+using ddl::Index;
+using Model = ddl::DeltaTransformer<float>;
+
+/// Between text and tokens: bytes, or the characters that a text has.
+class Coder {
+ public:
+  /// By bytes.
+  Coder() = default;
+  /// By the characters of this text.
+  explicit Coder(const std::string& characters) : vocabulary_(characters) {}
+
+  Index size() const { return vocabulary_ ? vocabulary_->size() : 256; }
+  std::string characters() const { return vocabulary_ ? vocabulary_->characters() : ""; }
+  std::vector<int> encode(const std::string& text) const {
+    return vocabulary_ ? vocabulary_->encode(text) : ddl::byte_tokens(text);
+  }
+  std::string decode(const std::vector<int>& tokens) const {
+    return vocabulary_ ? vocabulary_->decode(tokens) : ddl::text_of_bytes(tokens);
+  }
+
+ private:
+  std::optional<ddl::Vocabulary> vocabulary_;
+};
+
+/// The file, or without one this project's own README, documents and headers.
+inline std::string read_text(const std::string& path) {
+  if (!path.empty()) return std::string(ddl::FileContents(path).text());
+  std::vector<std::string> files = {DDL_SOURCE "/README.md"};
+  for (const std::string folder : {"/docs", "/include"})
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(DDL_SOURCE + folder))
+      if (const auto kind = entry.path().extension(); kind == ".md" || kind == ".hpp")
+        files.push_back(entry.path().string());
+  std::sort(files.begin(), files.end());
+  std::string text;
+  for (const auto& file : files) text += ddl::FileContents(file).text();
+  return text;
+}
+
+inline const std::vector<std::string> variants = {"additive", "vdim1",           "tc", "tc_ec", "cc",
+                                                  "cc_ec",    "cc_ec_write_only"};
+
+/// A model by the name of its variant and its sizes.
+inline ddl::DeltaTransformerSettings model_settings(const nlohmann::json& settings) {
+  const std::string name = settings.at("variant").get<std::string>();
+  ddl::DeltaTransformerSettings model;
+  for (const auto variant :
+       {ddl::Variant::vdim1, ddl::Variant::tc, ddl::Variant::tc_ec, ddl::Variant::cc, ddl::Variant::cc_ec})
+    if (name == name_of(variant)) model = settings_of(variant);
+  if (name == "additive") model.rewrite = ddl::Rewrite::additive;
+  if (name == "cc_ec_write_only") {
+    model = settings_of(ddl::Variant::cc_ec);
+    model.rewrite = ddl::Rewrite::write_only;
+  }
+  model.vocabulary = settings.at("vocabulary").get<Index>();
+  model.context = settings.at("context").get<Index>();
+  model.layers = settings.at("layers").get<Index>();
+  model.width = settings.at("width").get<Index>();
+  model.attention.heads = settings.at("heads").get<Index>();
+  return model;
+}
+
+/// `count` tokens after the prompt, as text with it. The model sees as much of what came before as fits its context.
+inline std::string continue_text(const Model& model, const Coder& coder, const std::string& prompt,
+                                 Index count, const ddl::SamplingSettings& settings, std::uint64_t seed,
+                                 const ddl::ThreadPool& pool) {
+  std::vector<int> tokens = coder.encode(prompt);
+  if (tokens.empty()) throw std::invalid_argument("the prompt is empty, expected at least one token");
+  ddl::Sampler sampler(settings);
+  ddl::Random random(seed);
+  const Index context = model.settings.context;
+  auto decoder = model.make_decoder();
+  const ddl::Matrix<float>* logits = nullptr;
+  const auto feed = [&](std::size_t from) {
+    for (std::size_t i = from; i < tokens.size(); ++i) logits = &model.decode(tokens[i], decoder, pool);
+  };
+  feed(tokens.size() - std::min(tokens.size(), std::size_t(context)));
+  for (Index i = 0; i < count; ++i) {
+    tokens.push_back(sampler(*logits, random));
+    if (i + 1 == count) break;
+    if (decoder.count == decoder.capacity) {  // begins anew with the newer half
+      decoder = model.make_decoder();
+      feed(tokens.size() - std::size_t(context + 1) / 2);
+    } else {
+      feed(tokens.size() - 1);
+    }
+  }
+  return coder.decode(tokens);
+}
+
+}  // namespace language

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+/// @file  Learning to predict the next token of a text: batches as fit takes them, and evaluation.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ddl/data/text.hpp"
+#include "ddl/model/delta_transformer.hpp"
+#include "ddl/train/fit.hpp"
+
+namespace ddl {
+
+struct LanguageBatchSettings {
+  Index sequences = 8;  ///< in a batch
+  Index length = 64;    ///< tokens in a sequence
+  std::uint64_t seed = 0;
+};
+
+/// Batches of windows from anywhere in a text, for fit. A sample is a token.
+template <class Scalar>
+class LanguageBatches {
+ public:
+  /// `text` must outlive this. @throws std::invalid_argument if a size is below 1 or the text is too short.
+  LanguageBatches(std::span<const int> text, const LanguageBatchSettings& settings)
+      : text_(text), settings_(settings), random_(settings.seed) {
+    check_positive("ddl::LanguageBatches", "sequences", settings.sequences);
+    detail::check_window("ddl::LanguageBatches", text, settings.length);
+  }
+
+  void next() { draw_windows(text_, settings_.length, settings_.sequences, random_, windows_); }
+  TokenBatch inputs() const noexcept { return {windows_.tokens, settings_.length}; }
+  Index samples() const noexcept { return static_cast<Index>(windows_.tokens.size()); }
+
+  template <class Prediction, Executor E>
+  double loss(const Prediction& logits, Matrix<Scalar>& slope, const E& executor) const {
+    return softmax_cross_entropy(logits, windows_.targets, slope, executor);
+  }
+  template <class Prediction>
+  double correct(const Prediction& logits) const {
+    return static_cast<double>(correct_predictions(logits, windows_.targets));
+  }
+
+  /// The random stream, and what of the data and settings it belongs to.
+  std::vector<std::uint64_t> state() const {
+    std::vector<std::uint64_t> words(random_.state().begin(), random_.state().end());
+    words.push_back(text_.size());
+    words.push_back(static_cast<std::uint64_t>(settings_.sequences));
+    words.push_back(static_cast<std::uint64_t>(settings_.length));
+    return words;
+  }
+  /// @throws std::invalid_argument if the state is of another text, or of batches of another size.
+  void restore(std::span<const std::uint64_t> words) {
+    const auto own = state();
+    if (words.size() != own.size() || !std::equal(words.begin() + 4, words.end(), own.begin() + 4))
+      fail("ddl::LanguageBatches::restore", "the state", "one of another text or batch size", "one of these");
+    Random::State stream{};
+    std::copy_n(words.begin(), 4, stream.begin());
+    random_ = Random(stream);
+  }
+
+ private:
+  std::span<const int> text_;
+  LanguageBatchSettings settings_;
+  Random random_;
+  TokenWindows windows_;
+};
+
+/// The mean loss (nats a token) of a model over windows of `length` tokens spread evenly over a text: `count` of them, or
+/// as many as fit side by side. exp of it is the perplexity.
+/// @throws std::invalid_argument if the text has no more than `length` tokens, or count is below 1.
+template <class Scalar, Executor E = Serial>
+double text_loss(const DeltaTransformer<Scalar>& model, std::span<const int> text, Index length, Index count,
+                 const E& executor = {}) {
+  constexpr Index together = 8;
+  check_positive("ddl::text_loss", "count", count);
+  detail::check_window("ddl::text_loss", text, length);
+  const Index room = static_cast<Index>(text.size()) - 1;
+  count = (std::min)(count, room / length);
+  auto cache = model.make_cache(0, Memory::inference);
+  Matrix<Scalar> slope;
+  TokenWindows windows;
+  double sum = 0;
+  for (Index begin = 0; begin < count; begin += together) {
+    windows.starts.clear();
+    for (Index w = begin; w < (std::min)(count, begin + together); ++w)
+      windows.starts.push_back(count > 1 ? w * (room - length) / (count - 1) : 0);
+    cut_windows(text, length, windows);
+    const auto& logits = model.forward({windows.tokens, length}, cache, executor);
+    slope.resize(logits.rows(), logits.cols());
+    sum += softmax_cross_entropy(logits, windows.targets, slope, executor) *
+           static_cast<double>(windows.starts.size());
+  }
+  return sum / static_cast<double>(count);
+}
+
+}  // namespace ddl
