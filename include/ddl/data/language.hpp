@@ -10,6 +10,7 @@
 #include "ddl/data/text.hpp"
 #include "ddl/model/delta_transformer.hpp"
 #include "ddl/train/fit.hpp"
+#include "ddl/train/loss.hpp"
 
 namespace ddl {
 
