@@ -2,12 +2,15 @@
 /// @file  What the programs on classification share: their data, options, nets and training.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -55,7 +58,8 @@ inline std::optional<Data> images_in(const std::string& folder, const std::strin
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     std::string name = entry.path().filename().string();
     const auto at = name.find("images");
-    if (at == std::string::npos || name.find(part) == std::string::npos || !name.ends_with("ubyte")) continue;
+    if (at == std::string::npos || name.find(part) == std::string::npos || !name.ends_with("idx3-ubyte"))
+      continue;
     Data data;
     data.inputs = ddl::read_idx_images<float>(entry.path().string());
     name.replace(at, 6, "labels").replace(name.find("idx3"), 4, "idx1");
@@ -92,12 +96,16 @@ inline Problem load(const std::string& path, const std::string& label, Index tra
     problem.name = path;
     auto train = images_in(path, "train"), test = images_in(path, "t10k");
     if (train && test) {
+      if (train_count > 0)
+        throw std::runtime_error(path + ": has test files of its own, so --train has no meaning");
       problem.train = std::move(*train);
       problem.test = std::move(*test);
     } else if (train || test) {
       divide(std::move(train ? *train : *test));
     } else {
-      throw std::runtime_error(path + ": holds no *images*ubyte (IDX, unpacked), expected MNIST's files");
+      throw std::runtime_error(
+          path +
+          ": holds no *train*images*ubyte or *t10k*images*ubyte (IDX, unpacked), expected MNIST's files");
     }
     const auto side = static_cast<Index>(std::lround(std::sqrt(double(problem.train.inputs.rows()))));
     if (side * side == problem.train.inputs.rows()) problem.image_side = side;
@@ -109,6 +117,7 @@ inline Problem load(const std::string& path, const std::string& label, Index tra
       header.resize(std::min(header.find_first_of("\r\n"), header.size()));
       const auto last = header.find_last_of(",;\t");
       column = header.substr(last == std::string::npos ? 0 : last + 1);
+      std::erase_if(column, [](char c) { return c == '"' || c == ' '; });
     }
     divide(ddl::read_csv<float>(path, {.label = column}).data);
     standardise();
@@ -164,7 +173,8 @@ struct Options {
     app.option_defaults()->always_capture_default();
     app.add_option("--data", data, "a folder with MNIST's files, or a CSV file; without it, three spirals");
     app.add_option("--label", label, "the CSV file's column of classes; without it, the last one");
-    app.add_option("--train", train_count, "samples to learn from where test data are not apart; 0: 4 of 5");
+    app.add_option("--train", train_count,
+                   "samples to learn from where test data are not apart; 0: the first 4 of 5");
     const auto size = [&](const char* name, Index& value, const char* what) {
       app.add_option(name, value, what)->check(CLI::PositiveNumber);
     };

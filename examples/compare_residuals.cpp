@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file  The Delta rewrite beside its two controls, write-only (X + beta k v^T) and additive (X + F(X)), at equal
-/// parameters, data order, initial weights and steps, over several seeds.
+/// parameters, seeds, data order and steps (the additive one's hidden layers are widened to the parameters of the others), over several seeds.
 #include <array>
 
 #include <ddl/train/observers.hpp>
@@ -83,7 +83,7 @@ void print_table(const std::vector<Residual>& all, int seeds) {
   row("test correct (%)", "%.2f +- %.2f", [](const Run& r) { return 100 * r.test.correct; });
   row("test loss", "%.4f +- %.4f", [](const Run& r) { return r.test.loss; });
   row("training loss", "%.4f +- %.4f", [](const Run& r) { return r.train_loss; });
-  row("training time (s)", "%.1f +- %.1f", [](const Run& r) { return r.seconds; });
+  row("time with 20 evaluations (s)", "%.1f +- %.1f", [](const Run& r) { return r.seconds; });
   const auto number = [&](const char* label, const char* format, const auto& figure) {
     std::printf("\n%-34s", label);
     for (const auto& residual : all) {

@@ -42,10 +42,10 @@ class Table {
 inline void draw(const std::string& script, const std::string& input, const std::string& output,
                  const std::string& more = {}) {
   const auto is_plain = [](const std::string& text) {
-    return text.find_first_of("'\"\\") == std::string::npos;
+    return text.find_first_of("'\"\\$`") == std::string::npos;
   };
   if (!is_plain(input) || !is_plain(output)) {
-    std::printf("%s: not drawn, as a quote or backslash is in its name\n", output.c_str());
+    std::printf("%s: not drawn, as a quote, backslash, $ or backtick is in its name\n", output.c_str());
     return;
   }
   const std::string command = "gnuplot -e \"input='" + input + "'; output='" + output + "'" +

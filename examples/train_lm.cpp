@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 /// @file  Trains a DDL Transformer, or one of its controls, to predict the next byte or character of a text.
+#include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <thread>
 
 #include <CLI/CLI.hpp>
 
@@ -77,7 +80,13 @@ int main(int argc, char** argv) try {
   const auto learned = static_cast<std::size_t>(static_cast<double>(tokens.size()) * (1 - o.split));
   const std::span<const int> train(tokens.data(), learned),
       held_out(tokens.data() + learned, tokens.size() - learned);
-  const double bytes_per_token = static_cast<double>(text.size()) / static_cast<double>(tokens.size());
+  const double bytes_per_token =
+      static_cast<double>(coder.decode({held_out.begin(), held_out.end()}).size()) /
+      static_cast<double>(held_out.size());
+
+  if (held_out.size() <= static_cast<std::size_t>(o.context))
+    throw std::invalid_argument("--split leaves " + std::to_string(held_out.size()) +
+                                " tokens to validate on, expected more than --context");
 
   const nlohmann::json settings = {{"variant", o.variant},
                                    {"vocabulary", coder.size()},
@@ -139,18 +148,19 @@ int main(int argc, char** argv) try {
                                     .floor = 0.1 * o.learning_rate,
                                     .warmup = std::min(o.steps, o.steps / 20 + 1),
                                     .steps = o.steps});
+  const Index begun = run.step;
   const auto result =
       fit_on(pool, run, batches,
              {.steps = o.steps, .learning_rate = schedule, .max_norm = 1, .memory = memory_of(o.memory)}, bar,
              validate, checkpoints, lines);
   const double seconds = result.last.seconds;
   std::printf("\n%.1f s, %.0f tokens/s with validation\n", seconds,
-              static_cast<double>(o.steps * o.batch * o.context) / std::max(seconds, 1e-9));
+              static_cast<double>((run.step - begun) * o.batch * o.context) / std::max(seconds, 1e-9));
   if (o.sample > 0) {
     const std::string prompt =
         coder.decode({held_out.begin(), held_out.begin() + std::min<std::ptrdiff_t>(32, o.context)});
     std::printf(
-        "\n--- a sample (temperature 0.8), after 32 tokens of the text ---\n%s\n",
+        "\n--- a sample (temperature 0.8), after the beginning of what it has not learned from ---\n%s\n",
         continue_text(run.model, coder, prompt, o.sample, {.temperature = 0.8, .top_p = 0.95}, o.seed, pool)
             .c_str());
   }

@@ -35,7 +35,7 @@ double relative_rms(const ddl::Matrix<Scalar>& given, const ddl::Vector<double>&
 struct Worst {
   double error = 0;
   void add(double other) {
-    if (!(other <= error)) error = other;
+    if (other > error || std::isnan(other)) error = other;
   }
 };
 

@@ -72,7 +72,7 @@ TEST_CASE("the delimiter is found in the header or set", "[datasets][csv]") {
   CHECK(parse("a\n1\n2\n").data.inputs == Eigen::RowVector2d(1, 2));
 }
 
-TEST_CASE("quoted_text fields hold delimiters, line breaks and quotes", "[datasets][csv]") {
+TEST_CASE("quoted fields hold delimiters, line breaks and quotes", "[datasets][csv]") {
   const auto csv = parse(
       "\"a \"\"x\"\", b\",kind\n1,\"x,y\"\n2,\"two\r\nlines\"\n3,\"\"\"\"\n4,\" q\"\"\"\"r \"\n5,p\"q\n",
       {.label = "kind", .class_order = ClassOrder::first_seen});
@@ -154,9 +154,9 @@ TEST_CASE("text that is no table is refused", "[datasets][csv][errors]") {
   check("a,b\n1,2\n3,\"4\"\"\n", "line 3: a quote is opened here and never closed");
   check("\"", "line 1: a quote is opened here and never closed");
   check("a,b\n1,\"2\"x\n",
-        "line 2: after a quoted_text field stands \"x\", expected a delimiter or the end of the line");
+        "line 2: after a quoted field stands \"x\", expected a delimiter or the end of the line");
   check("a,b\n1,\"2\n\"x\n",
-        "line 3: after a quoted_text field stands \"x\", expected a delimiter or the end of the line");
+        "line 3: after a quoted field stands \"x\", expected a delimiter or the end of the line");
   CHECK_THROWS_WITH(parse("a,b\n1,2\n", {.label = "a", .ignored = {"a"}}),
                     "ddl::CsvSettings: column \"a\" is named twice, expected a label, a target or ignored");
 }

@@ -110,3 +110,13 @@ TEST_CASE("data with nothing to learn are refused", "[datasets][supervised]") {
   CHECK_THROWS_WITH(SupervisedBatches<double>(data.view(), {}),
                     "ddl::SupervisedBatches: the data is without labels and targets, expected one of them");
 }
+
+TEST_CASE("ignored samples count neither for nor against, wherever they stand", "[datasets][supervised]") {
+  auto data = points(600);
+  for (std::size_t n = 0; n < 300; ++n) data.labels[n] = ignored_label;
+  const Net net = net_with(2);
+  const auto counted = data.view().range(300, 300);
+  const auto all = evaluate(net, data.view()), some = evaluate(net, counted);
+  CHECK(std::abs(all.loss - some.loss) <= identity_tolerance<double>);
+  CHECK(std::abs(all.correct - some.correct) <= identity_tolerance<double>);
+}

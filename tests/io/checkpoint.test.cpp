@@ -143,6 +143,18 @@ TEST_CASE("the newest checkpoints are kept, and what a killed process left is cl
   CHECK_THROWS_AS(Checkpoints(place + "/mine", 1), FileError);
 }
 
+TEST_CASE("checkpoints that another run has left in the folder do not crowd out the new ones",
+          "[io][checkpoint]") {
+  const TemporaryFolder folder;
+  ToyData<double> data;
+  ToyRun<double> longer(toy_net<double>()), run(toy_net<double>());
+  fit(longer, data, {.steps = 30}, Checkpoints(folder / "c", 10, 3));
+  fit(run, data, {.steps = 8}, Checkpoints(folder / "c", 4, 1));
+  const auto all = checkpoints_in(folder / "c");
+  REQUIRE(all.size() == 4);
+  CHECK(all.front() == folder / "c/checkpoint-000000008.safetensors");
+}
+
 TEST_CASE("the last good checkpoint stays where a loss is not finite", "[io][checkpoint]") {
   const TemporaryFolder folder;
   ToyRun<double> run(toy_net<double>());
@@ -151,10 +163,12 @@ TEST_CASE("the last good checkpoint stays where a loss is not finite", "[io][che
   const auto poison = [&](const auto& seen) { data.poison = seen.report.step == 12 ? std::nan("") : 0; };
   const auto result = fit(run, data, settings, Checkpoints(folder / "c", 10), poison);
   CHECK(result.ending == Ending::not_finite);
-  REQUIRE(checkpoints_in(folder / "c").size() == 1);
-  ToyRun<double> restored(toy_net<double>());
-  Checkpoint(checkpoints_in(folder / "c")[0]).restore(restored, data);
-  CHECK(restored.step == 10);
+  const auto saved = checkpoints_in(folder / "c");
+  REQUIRE(saved.size() == 2);  // step 10, and what was good when the run ended
+  TrainingRun<DeltaResNet<double>> restored(toy_net<double>());
+  Checkpoint(saved.back()).restore(restored, data);
+  CHECK(restored.step == 12);
+  CHECK(same(restored, run));
 }
 
 TEST_CASE("the model of a checkpoint can be had alone", "[io][checkpoint]") {

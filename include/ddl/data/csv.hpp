@@ -12,9 +12,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <locale>
 #include <map>
 #include <numeric>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -29,7 +31,7 @@ namespace ddl {
 
 /// How texts become class numbers.
 enum class ClassOrder {
-  sorted,     ///< integers by their value, before all else by its bytes
+  sorted,     ///< integers first, by value; then all other names, by their bytes
   first_seen  ///< as they come in the file
 };
 
@@ -77,7 +79,7 @@ class CsvReader {
     else if (at_ == text_.size() || accept_line_end())
       field.last = true;
     else
-      fail_file(file_, "line " + std::to_string(line_) + ": after a quoted_text field stands " +
+      fail_file(file_, "line " + std::to_string(line_) + ": after a quoted field stands " +
                            quoted_text(text_.substr(at_, 1)) +
                            ", expected a delimiter or the end of the line");
     at_record_start_ = field.last;
@@ -130,7 +132,7 @@ class CsvReader {
   std::string unquoted_;
 };
 
-/// The one of , ; and tab that stands most often on the first line, quoted_text fields left out.
+/// The one of , ; and tab that stands most often on the first line, quoted fields left out.
 inline char detect_delimiter(std::string_view text) {
   std::array<std::pair<char, int>, 3> counts = {{{',', 0}, {';', 0}, {'\t', 0}}};
   bool is_quoted = false;
@@ -150,8 +152,15 @@ template <class Scalar>
 std::optional<Scalar> parse_number(std::string_view text) {
   if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
   double number = 0;
+#ifdef __cpp_lib_to_chars
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+#else  // libc++ before LLVM 20
+  std::istringstream in{std::string(text)};
+  in.imbue(std::locale::classic());
+  in >> std::noskipws >> number;
+  if (!in || in.peek() != std::char_traits<char>::eof()) return std::nullopt;
+#endif
   const auto scalar = static_cast<Scalar>(static_cast<Accum<Scalar>>(number));
   if (!is_finite(scalar)) return std::nullopt;
   return scalar;

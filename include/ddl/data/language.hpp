@@ -52,7 +52,7 @@ class LanguageBatches {
     words.push_back(static_cast<std::uint64_t>(settings_.length));
     return words;
   }
-  /// @throws std::invalid_argument if the state is of another text, or of batches of another size.
+  /// @throws std::invalid_argument if the state is of a text of another length, or of batches of another size.
   void restore(std::span<const std::uint64_t> words) {
     const auto own = state();
     if (words.size() != own.size() || !std::equal(words.begin() + 4, words.end(), own.begin() + 4))

@@ -2,6 +2,7 @@
 /// @file  Learning a data set's labels or targets: its batches as fit takes them, and evaluation.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -53,7 +54,7 @@ class SupervisedBatches {
             static_cast<std::uint64_t>(order_.settings().shuffle),
             static_cast<std::uint64_t>(order_.settings().keep_short)};
   }
-  /// @throws std::invalid_argument if the state is of other data, or of an order with other settings.
+  /// @throws std::invalid_argument if the state is of another number of samples, or of an order with other settings.
   void restore(std::span<const std::uint64_t> words) {
     const auto own = state();
     if (words.size() != own.size() || !std::equal(words.begin() + 2, words.end(), own.begin() + 2))
@@ -70,8 +71,8 @@ class SupervisedBatches {
 };
 
 struct Evaluation {
-  double loss = 0;     ///< mean over the samples
-  double correct = 0;  ///< share of the samples; NaN without labels
+  double loss = 0;     ///< mean over the samples, ignored ones left out
+  double correct = 0;  ///< share of the same; NaN without labels
 };
 
 namespace detail {
@@ -89,19 +90,25 @@ Evaluation evaluate(const Model& model, const DatasetView<Scalar>& data, const E
   auto cache = model.make_cache(0, memory);
   Matrix<Scalar> slope;
   Evaluation result;
-  const double all = static_cast<double>(data.size());
+  double counted = 0;
   for (Index begin = 0; begin < data.size(); begin += most) {
     const auto part = data.range(begin, (std::min)(most, data.size() - begin));
     const auto& prediction = model.forward(part.inputs, cache, executor);
     slope.resize(prediction.rows(), prediction.cols());
-    const double share = static_cast<double>(part.size()) / all;
+    const auto ignored = std::count(part.labels.begin(), part.labels.end(), ignored_label);
+    const double samples = static_cast<double>(part.size() - ignored);
     if (part.labels.empty()) {
-      result.loss += share * mean_squared_error(prediction, part.targets, slope, executor);
+      result.loss += samples * mean_squared_error(prediction, part.targets, slope, executor);
     } else {
-      result.loss += share * softmax_cross_entropy(prediction, part.labels, slope, executor);
-      result.correct += static_cast<double>(correct_predictions(prediction, part.labels)) / all;
+      result.loss += samples * softmax_cross_entropy(prediction, part.labels, slope, executor);
+      result.correct += static_cast<double>(correct_predictions(prediction, part.labels));
     }
+    counted += samples;
     see(cache);
+  }
+  if (counted > 0) {
+    result.loss /= counted;
+    result.correct /= counted;
   }
   if (data.labels.empty()) result.correct = std::numeric_limits<double>::quiet_NaN();
   return result;

@@ -12,7 +12,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -24,7 +27,7 @@
 namespace ddl {
 
 /// Data whose position is a few integers: state() gives them, and restore(state) goes there or throws
-/// std::invalid_argument if they are of other data.
+/// std::invalid_argument if they do not fit these data.
 template <class D>
 concept Resumable = requires(D& data, const D& kept, std::span<const std::uint64_t> state) {
   { kept.state() } -> std::convertible_to<std::vector<std::uint64_t>>;
@@ -77,7 +80,7 @@ class Checkpoint {
   const nlohmann::json& settings() const noexcept { return settings_; }
 
   /// Makes `run` and `data` what they were when the checkpoint was saved. They keep what they had if anything is wrong.
-  /// @throws FileError if the run is of another shape or scalar, the data are of another kind, or a number is missing.
+  /// @throws FileError if the run is of another shape or scalar, the position is not one in these data, or a number is missing.
   template <class Model, Resumable Data>
   void restore(TrainingRun<Model>& run, Data& data) const {
     expect_scalar<Model>();
@@ -99,18 +102,16 @@ class Checkpoint {
     run = std::move(restored);
   }
 
-  /// The model alone, to use it.
+  /// The model alone, to use it. @throws FileError; the model keeps what it had.
   template <class Model>
   void restore_model(Model& model) const {
     expect_scalar<Model>();
-    load_parameters(
-        model, file_, [](std::string_view name) { return "model." + std::string(name); }, Strict::no);
-    for_each_parameter(
-        [&](const ParameterPath& path, const auto&) {
-          if (!file_.contains("model." + path.str()))
-            throw FileError(file_.file(), "has no tensor \"model." + path.str() + "\"");
-        },
-        std::as_const(model));
+    Model restored = model;
+    const LoadReport report = load_parameters(
+        restored, file_, [](std::string_view name) { return "model." + std::string(name); }, Strict::no);
+    if (!report.missing.empty())
+      throw FileError(file_.file(), "has no tensor " + detail::in_quotes("model." + report.missing.front()));
+    model = std::move(restored);
   }
 
  private:
@@ -149,21 +150,26 @@ class Checkpoint {
   nlohmann::json numbers_, data_, settings_;
 };
 
-/// The names of the checkpoints in a folder, oldest first; none if there is no such folder.
+/// The names of the checkpoints in a folder, oldest first; none if there is no such folder, or it is a file.
+/// @throws FileError if the folder cannot be read.
 inline std::vector<std::string> checkpoints_in(const std::string& folder) {
   std::vector<std::string> found;
-  std::error_code none;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, none)) {
-    const std::string name = entry.path().filename().string();
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
     if (name.starts_with("checkpoint-") && name.ends_with(".safetensors"))
-      found.push_back(entry.path().string());
+      found.push_back(entry->path().string());
   }
+  if (error && error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory)
+    throw FileError(folder, "cannot read this folder: " + error.message());
   std::sort(found.begin(), found.end());
   return found;
 }
 
 /// An observer that saves checkpoint-<step>.safetensors in a folder every so many steps and at the end, and keeps the
-/// newest few. A step that was skipped for a loss that is not finite is not saved.
+/// newest few. A step that was skipped for a loss that is not finite is not saved, unless it is the last; if fit
+/// throws, nothing more is saved.
 class Checkpoints {
  public:
   /// Makes the folder, and removes what a killed process may have left half-written in it.
@@ -189,7 +195,7 @@ class Checkpoints {
   }
   template <class Seen>
   void finish(const Seen& seen) {
-    if (saved_ != seen.run.step && !seen.report.skipped) save(seen);
+    if (saved_ != seen.run.step) save(seen);
   }
 
  private:
@@ -197,9 +203,12 @@ class Checkpoints {
   void save(const Seen& seen) {
     std::string digits = std::to_string(seen.run.step);
     digits.insert(0, digits.size() < 9 ? 9 - digits.size() : 0, '0');
-    save_checkpoint(folder_ + "/checkpoint-" + digits + ".safetensors", seen.run, seen.data, settings_);
+    const std::string path =
+        (std::filesystem::path(folder_) / ("checkpoint-" + digits + ".safetensors")).string();
+    save_checkpoint(path, seen.run, seen.data, settings_);
     saved_ = seen.run.step;
-    const auto all = checkpoints_in(folder_);
+    auto all = checkpoints_in(folder_);
+    all.erase(std::upper_bound(all.begin(), all.end(), path), all.end());  // later steps are of another run
     const auto count = static_cast<Index>(all.size());
     for (Index i = 0; i < count - keep_; ++i) std::remove(all[static_cast<std::size_t>(i)].c_str());
   }

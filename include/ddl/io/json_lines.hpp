@@ -15,8 +15,8 @@
 namespace ddl {
 
 /// Appends {"step", "loss", "correct", "gradient_norm", "learning_rate", "seconds", "skipped"} after every `every`
-/// steps, and whatever else is given to write(). Numbers that are not finite become null. Every line is whole on its
-/// way to the file before the next step.
+/// steps, and whatever else is given to write(). Numbers that are not finite become null. Each line is
+/// flushed before the next step.
 class JsonLines {
  public:
   /// @throws FileError if the file cannot be opened for appending, std::invalid_argument if `every` is below 1.

@@ -14,7 +14,7 @@
 ///     additive     1           0          0                        0         0
 ///
 /// w kt is what the normalisation takes out of dkt, exact with k_eps inside the root. One token's state is visited
-/// once each way, twice over while it is in cache: a sweep of dot products, then a sweep that writes.
+/// once each way: two sweeps pass over it while it is in cache, one of dot products, then one that writes.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Stores that go past the caches. A plain store first reads the line that it overwrites: half as much traffic
-/// again for a batch that no cache holds. Eigen's packets have no such store; these are the library's only intrinsics.
+/// @file  Stores that go past the caches. A plain store first reads the line that it overwrites: for a batch larger
+/// than the cache that is half as much traffic again. Eigen's packets have no such store; these are the library's only intrinsics.
 #pragma once
 
 #include "ddl/core/scalar.hpp"

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <chrono>
+#include <concepts>
 #include <functional>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "ddl/residual/stack.hpp"
@@ -34,8 +36,8 @@ struct TrainingRun {
       : model(std::move(model_)), optimizer(model, settings) {}
 };
 
-/// What to do where the loss or the gradient's norm is not finite: throw, leave the parameters as they are and go
-/// on with the next batch, or end. The parameters are not touched in any case.
+/// If the loss or the gradient's norm is not finite: raise throws, skip goes on with the next batch, stop ends the run. None
+/// of them touches the parameters.
 enum class NonFinite { raise, skip, stop };
 
 struct FitSettings {
@@ -125,7 +127,8 @@ void finish(Observer& observer, const Seen& seen) {
 /// a std::optional, and absent.
 ///
 /// Nothing is printed, and no thread is started: see train/observers.hpp for observers that print, stop and record.
-/// @throws std::runtime_error where NonFinite::raise says so, and whatever the observers throw.
+/// @throws std::runtime_error where NonFinite::raise says so, std::invalid_argument if a setting is out of range, and
+/// whatever model, data and observers throw.
 template <Executor E, class Model, TrainingData<Model> Data, class... Observers>
 FitResult fit_on(const E& executor, TrainingRun<Model>& run, Data& data, const FitSettings& settings,
                  Observers&&... observers) {

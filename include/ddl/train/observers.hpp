@@ -96,7 +96,7 @@ struct TimeLimit {
 
 /// Every `every` steps and at the end calls measure(model), a loss over data that are not learned from; ends the run
 /// when `patience` measurements have brought nothing better, and gives the run its best model back
-/// (so an observer that saves the run stands before this one). A measurement that is not finite is not better.
+/// (so an observer that saves the run stands before this one). No checkpoint has its memory: a run that goes on waits anew. A measurement that is not finite is not better.
 template <class Model>
 class Validation {
  public:
@@ -147,7 +147,8 @@ class Validation {
   std::vector<std::pair<Index, double>> history_;
 };
 
-/// Keeps, every `every` steps, the mean gate of every layer over the batch.
+/// Keeps, every `every` steps, the mean gate of every layer over the batch; nothing of the additive control, which has
+/// no gates.
 class GateRecorder {
  public:
   struct Entry {
@@ -162,7 +163,8 @@ class GateRecorder {
 
   template <class Seen>
   void operator()(const Seen& seen) {
-    if (seen.report.step % every_ != 0) return;
+    const auto& blocks = seen.run.model.blocks;
+    if (seen.report.step % every_ != 0 || blocks.empty() || !blocks.front().gate) return;
     Entry entry{seen.report.step, {}};
     for (const auto& edit : seen.cache.edits)
       entry.mean_beta.push_back(static_cast<double>(edit.beta.mean()));
