@@ -31,24 +31,17 @@ struct Operands {
   }
 };
 
-// One; around half a tile, a tile and two; more than one tile by far.
-constexpr Index sizes[] = {1, 2, 127, 128, 129, 256, 257, 600};
-
-}  // namespace
-
-TEMPLATE_TEST_CASE("products are Eigen's, and of transposes on either side", "[nn][product]", float, double) {
-  const Index rows = GENERATE(from_range(std::begin(sizes), std::end(sizes)));
-  const Index cols = GENERATE(Index(1), Index(5), Index(128), Index(300));
-  const Index depth = GENERATE(Index(1), Index(17), Index(300));
+template <class Scalar>
+void check_products(Index rows, Index cols, Index depth) {
   CAPTURE(rows, cols, depth);
-  using RowMajor = Eigen::Matrix<TestType, Dynamic, Dynamic, Eigen::RowMajor>;
-  const double tolerance = identity_tolerance<TestType>;
+  using RowMajor = Eigen::Matrix<Scalar, Dynamic, Dynamic, Eigen::RowMajor>;
+  const double tolerance = identity_tolerance<Scalar>;
   const Order order{true};
-  Operands<TestType> o(rows, cols, depth);
+  Operands<Scalar> o(rows, cols, depth);
   const auto a = o.a.topLeftCorner(rows, depth);
   const auto b = o.b.topLeftCorner(depth, cols);
   auto c = o.c.topLeftCorner(rows, cols);
-  const Matrix<TestType> around = o.c, expected = a * b;
+  const Matrix<Scalar> around = o.c, expected = a * b;
   const RowMajor a_rows = a, b_rows = b;
 
   product(a, b, c, order);
@@ -61,6 +54,37 @@ TEMPLATE_TEST_CASE("products are Eigen's, and of transposes on either side", "[n
   CHECK(relative_error(c, (2 * expected).eval()) <= tolerance);
   affine(a, b, o.bias, c, order);
   CHECK(relative_error(c, (expected.colwise() + o.bias).eval()) <= tolerance);
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("products are Eigen's, and of transposes on either side", "[nn][product]", float, double) {
+  const Index rows = GENERATE(1, 2, 95, 96, 97, 192, 193, 600);  // around a tile's height of 96
+  const Index cols = GENERATE(1, 5, 64, 65, 300);                // around its width of 64
+  const Index depth = GENERATE(1, 17, 300);
+  check_products<TestType>(rows, cols, depth);
+}
+
+TEMPLATE_TEST_CASE("products larger than what is packed at a time", "[nn][product]", float, double) {
+  check_products<TestType>(2100, 70, 30);
+  check_products<TestType>(30, 2100, 70);
+  check_products<TestType>(70, 30, 2100);
+  check_products<TestType>(1100, 1100, 10);
+  check_products<TestType>(10, 1100, 1100);
+  check_products<TestType>(1100, 10, 1100);
+}
+
+TEST_CASE("a row times a matrix, or a transpose", "[nn][product]") {
+  Random random(5);
+  Eigen::RowVectorXd a(30), c(600);
+  Matrix<double> b(30, 600);
+  fill(random, a);
+  fill(random, b);
+  const Matrix<double> b_transpose = b.transpose();
+  product(a, b, c, Order{true});
+  CHECK(relative_error(c, (a * b).eval()) <= identity_tolerance<double>);
+  add_product(a, b_transpose.transpose(), c, Order{true});
+  CHECK(relative_error(c, (2 * a * b).eval()) <= identity_tolerance<double>);
 }
 
 TEST_CASE("a product of no depth is zero, and one of no rows or columns is nothing", "[nn][product]") {

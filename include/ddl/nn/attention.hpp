@@ -32,7 +32,7 @@ namespace detail {
 /// Queries and keys in a block: the scores of two blocks fit a first- or second-level cache.
 inline constexpr Index attention_block = 64;
 
-/// Room for the blocks of one piece, one a thread and kept, as PackingBuffers are. It holds nothing between
+/// Room for the blocks of one piece, one a thread and kept, as the panels of a product are. It holds nothing between
 /// pieces.
 template <class Scalar>
 struct AttentionBlocks {
