@@ -28,15 +28,6 @@ struct AttentionLayer
                                           .norm_eps = 0.1},
                                          random);
   }
-  /// Two sequences, or one if the number of tokens is odd.
-  void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
-    cache.length = x.cols() % 2 == 0 ? x.cols() / 2 : 0;
-    part.forward(x, y, cache, order);
-  }
-  void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
-                auto& gradient, const Order& order) const {
-    part.backward(x, cache, dy, dx, gradient, order);
-  }
 };
 
 using Attention = CausalSelfAttention<double>;

@@ -21,13 +21,6 @@ struct MlpLayer
   auto make(Index width, Random& random) const {
     return typename MlpLayer::Part(width, width + 1, {width + 2, layers, activation}, random);
   }
-  void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
-    part.forward(x, y, cache, order);
-  }
-  void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
-                auto& gradient, const Order& order) const {
-    part.backward(x, cache, dy, dx, gradient, order);
-  }
 };
 
 }  // namespace

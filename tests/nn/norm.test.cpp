@@ -14,9 +14,6 @@ struct NormLayer : LayerBase<Norm<Scalar, size<Fixed>(small_width)>, size<Fixed>
   bool in_place = false;
 
   auto make(Index width, Random&) const { return typename NormLayer::Part(width, 0.5); }
-  void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
-    part.forward(x, y, cache, order);
-  }
   void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
                 auto& gradient, const Order& order) const {
     if (in_place) dx = dy;

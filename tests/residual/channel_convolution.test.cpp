@@ -2,46 +2,18 @@
 #include "ddl/residual/channel_convolution.hpp"
 
 #include "ddl/residual/block.hpp"
-#include "support/layer_suite.hpp"
+#include "support/compressor_suite.hpp"
 
 using namespace ddl;
 using namespace ddl::test;
 
-namespace {
-
-template <int Channels>
-struct Convolution {
-  template <class Scalar, bool Fixed>
-  struct Layer : LayerBase<ChannelConvolution<Scalar, size<Fixed>(small_width), size<Fixed>(Channels)>,
-                           size<Fixed>(small_width)> {
-    using Cache = typename Layer::Part::template Cache<size<Fixed>(small_samples)>;
-    Index kernel;
-
-    static Index x_cols(Index samples) { return samples * Channels; }
-    static bool adds() { return true; }
-    auto make(Index width, Random& random) const {
-      return typename Layer::Part({kernel}, width, Channels, random);
-    }
-    void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
-      y = part.forward(x, cache, order);
-      if (part.output(x, cache) != y) FAIL("output is not what forward returned");
-    }
-    void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
-                  auto& gradient, const Order& order) const {
-      part.backward(x, cache, dy, dx, gradient, order);
-    }
-  };
-};
-
 static_assert(CompressorPart<ChannelConvolution<float>> &&
               CompressorPart<ChannelConvolution<double, 8, 2>, 8>);
 
-}  // namespace
-
 TEST_CASE("the channel convolution passes the suite", "[residual][channel_convolution][grad]") {
-  SECTION("as wide as the channels") { check_layer<Convolution<4>::Layer>(Index(0)); }
-  SECTION("narrower") { check_layer<Convolution<3>::Layer>(Index(2)); }
-  SECTION("one channel") { check_layer<Convolution<1>::Layer>(Index(0)); }
+  SECTION("as wide as the channels") { check_compressor<ChannelConvolution, 4>({0}); }
+  SECTION("narrower") { check_compressor<ChannelConvolution, 3>({2}); }
+  SECTION("one channel") { check_compressor<ChannelConvolution, 1>({0}); }
 }
 
 TEST_CASE("the channel convolution is a convolution along a padded row, then a weighted sum",

@@ -1,44 +1,20 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/residual/compressor.hpp"
 
-#include "support/layer_suite.hpp"
+#include "support/compressor_suite.hpp"
 
 using namespace ddl;
 using namespace ddl::test;
 
-namespace {
-
-template <int Channels>
-struct Compressor {
-  template <class Scalar, bool Fixed>
-  struct Layer : LayerBase<ChannelCompressor<Scalar, size<Fixed>(small_width), size<Fixed>(Channels)>,
-                           size<Fixed>(small_width)> {
-    using Cache = typename Layer::Part::template Cache<size<Fixed>(small_samples)>;
-    Compression kind;
-
-    static Index x_cols(Index samples) { return samples * Channels; }
-    static bool adds() { return true; }
-    auto make(Index width, Random& random) const {
-      return typename Layer::Part({kind}, width, Channels, random);
-    }
-    void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
-      y = part.forward(x, cache, order);
-      if (part.output(x, cache) != y) FAIL("output is not what forward returned");
-    }
-    void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
-                  auto& gradient, const Order& order) const {
-      part.backward(x, cache, dy, dx, gradient, order);
-    }
-  };
-};
-
-}  // namespace
-
 TEST_CASE("every compressor passes the suite", "[residual][compressor][grad]") {
-  SECTION("identity") { check_layer<Compressor<1>::Layer>(Compression::identity); }
-  SECTION("channel mix of one channel") { check_layer<Compressor<1>::Layer>(Compression::channel_mix); }
-  SECTION("mean of three channels") { check_layer<Compressor<3>::Layer>(Compression::mean); }
-  SECTION("channel mix of three channels") { check_layer<Compressor<3>::Layer>(Compression::channel_mix); }
+  SECTION("identity") { check_compressor<ChannelCompressor, 1>({Compression::identity}); }
+  SECTION("channel mix of one channel") {
+    check_compressor<ChannelCompressor, 1>({Compression::channel_mix});
+  }
+  SECTION("mean of three channels") { check_compressor<ChannelCompressor, 3>({Compression::mean}); }
+  SECTION("channel mix of three channels") {
+    check_compressor<ChannelCompressor, 3>({Compression::channel_mix});
+  }
 }
 
 TEST_CASE("the automatic compressor is the identity for one channel and a channel mix for more",

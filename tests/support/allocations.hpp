@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Counts heap allocations. Include it in one translation unit of a program: it replaces malloc where
-/// the C library lets it (glibc; Eigen calls malloc, and so does operator new), and operator new alone
+/// @file  Counts heap allocations and their bytes. Include it in one translation unit of a program: it replaces malloc
+/// where the C library lets it (glibc; Eigen calls malloc, and so does operator new), and operator new alone
 /// elsewhere.
 #pragma once
 
@@ -9,6 +9,13 @@
 #include <cstddef>
 #include <cstdlib>
 #include <new>
+
+#ifdef __APPLE__
+#include <malloc/malloc.h>
+#define malloc_usable_size malloc_size
+#else
+#include <malloc.h>
+#endif
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)  // gcc
 #define DDL_TEST_SANITIZED 1
@@ -19,7 +26,6 @@
 #endif
 
 #if defined(__GLIBC__) && !DDL_TEST_SANITIZED
-#include <malloc.h>
 #define DDL_TEST_REPLACES_MALLOC 1
 #else
 #define DDL_TEST_REPLACES_MALLOC 0
@@ -27,11 +33,11 @@
 
 namespace ddl::test {
 
-/// Whether bytes_in_use is kept, and Eigen's own allocations are seen.
+/// Whether Eigen's own allocations are seen.
 inline constexpr bool counts_malloc = DDL_TEST_REPLACES_MALLOC;
 
 inline std::atomic<long> allocation_count{0};
-inline std::atomic<long> bytes_in_use{0};
+inline std::atomic<long> bytes_in_use{0}, peak_of_bytes{0}, largest_allocation{0};
 
 /// The number of allocations that f() makes.
 template <class F>
@@ -41,20 +47,37 @@ long allocations_in(F&& f) {
   return allocation_count.load() - before;
 }
 
+struct HeapUse {
+  std::size_t largest;  ///< single allocation
+  std::size_t peak;     ///< bytes in use at once
+};
+
+/// What f() takes, in bytes; on one thread.
+template <class F>
+HeapUse heap_use_of(F&& f) {
+  const long before = bytes_in_use;
+  largest_allocation = 0;
+  peak_of_bytes = before;
+  f();
+  return {static_cast<std::size_t>(largest_allocation), static_cast<std::size_t>(peak_of_bytes - before)};
+}
+
+inline void* counted(void* memory) {
+  const auto size = static_cast<long>(malloc_usable_size(memory));
+  ++allocation_count;
+  bytes_in_use += size;
+  if (size > largest_allocation) largest_allocation = size;
+  if (bytes_in_use > peak_of_bytes) peak_of_bytes = bytes_in_use.load();
+  return memory;
+}
+inline void* forgotten(void* memory) {
+  bytes_in_use -= static_cast<long>(malloc_usable_size(memory));
+  return memory;
+}
+
 }  // namespace ddl::test
 
 #if DDL_TEST_REPLACES_MALLOC
-namespace ddl::test {
-inline void* counted(void* memory) {
-  ++allocation_count;
-  if (memory) bytes_in_use += static_cast<long>(malloc_usable_size(memory));
-  return memory;
-}
-inline void forget(void* memory) {
-  if (memory) bytes_in_use -= static_cast<long>(malloc_usable_size(memory));
-}
-}  // namespace ddl::test
-
 extern "C" {
 void* __libc_malloc(std::size_t);
 void* __libc_calloc(std::size_t, std::size_t);
@@ -65,22 +88,18 @@ void __libc_free(void*);
 void* malloc(std::size_t size) { return ddl::test::counted(__libc_malloc(size)); }
 void* calloc(std::size_t count, std::size_t size) { return ddl::test::counted(__libc_calloc(count, size)); }
 void* realloc(void* old, std::size_t size) {
-  ddl::test::forget(old);
-  return ddl::test::counted(__libc_realloc(old, size));
+  return ddl::test::counted(__libc_realloc(ddl::test::forgotten(old), size));
 }
 void* aligned_alloc(std::size_t alignment, std::size_t size) {
   return ddl::test::counted(__libc_memalign(alignment, size));
 }
-void free(void* memory) {
-  ddl::test::forget(memory);
-  __libc_free(memory);
-}
+void free(void* memory) { __libc_free(ddl::test::forgotten(memory)); }
 }
 #else
-// Not inlined: gcc takes a delete that it sees calling free() for a mistake if it does not see the new.
+// All of them, as a sanitizer's own would not call these. Not inlined: gcc takes a delete that it sees calling free()
+// for a mistake if it does not see the new.
 EIGEN_DONT_INLINE void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  ++ddl::test::allocation_count;
-  return std::malloc(size > 0 ? size : 1);
+  return ddl::test::counted(std::malloc(size > 0 ? size : 1));
 }
 EIGEN_DONT_INLINE void* operator new(std::size_t size) {
   if (void* memory = operator new(size, std::nothrow)) return memory;
@@ -90,10 +109,14 @@ EIGEN_DONT_INLINE void* operator new[](std::size_t size) { return operator new(s
 EIGEN_DONT_INLINE void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
   return operator new(size, std::nothrow);
 }
-EIGEN_DONT_INLINE void operator delete(void* memory) noexcept { std::free(memory); }
-EIGEN_DONT_INLINE void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-EIGEN_DONT_INLINE void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-EIGEN_DONT_INLINE void operator delete[](void* memory) noexcept { std::free(memory); }
-EIGEN_DONT_INLINE void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-EIGEN_DONT_INLINE void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+EIGEN_DONT_INLINE void operator delete(void* memory) noexcept { std::free(ddl::test::forgotten(memory)); }
+EIGEN_DONT_INLINE void operator delete(void* memory, std::size_t) noexcept { operator delete(memory); }
+EIGEN_DONT_INLINE void operator delete(void* memory, const std::nothrow_t&) noexcept {
+  operator delete(memory);
+}
+EIGEN_DONT_INLINE void operator delete[](void* memory) noexcept { operator delete(memory); }
+EIGEN_DONT_INLINE void operator delete[](void* memory, std::size_t) noexcept { operator delete(memory); }
+EIGEN_DONT_INLINE void operator delete[](void* memory, const std::nothrow_t&) noexcept {
+  operator delete(memory);
+}
 #endif

@@ -9,7 +9,7 @@
 ///     void backward(const Part&, const X& x, const Y& y, Cache&, const Y& dy, X& dx, Part& gradient,
 ///                   const Order&) const;
 ///
-/// and runs it by check_layer<TheLayer>(settings of the layer...).
+/// and runs it by check_layer<TheLayer>(settings of the layer...). A part with the usual passes needs only make.
 #pragma once
 
 #include <algorithm>
@@ -63,6 +63,11 @@ void fill(Random& random, Eigen::DenseBase<Derived>& x, double deviation = 1) {
   x.derived() = draw.template cast<typename Derived::Scalar>();
 }
 
+/// Where tokens come in sequences there are two of them, or one if the number of tokens is odd.
+void divide(auto& cache, Index tokens) {
+  if constexpr (requires { cache.length; }) cache.length = tokens % 2 == 0 ? tokens / 2 : 0;
+}
+
 /// What a layer need not say: `In` and `Out` are the rows of x and y at compile time.
 template <class Part_, int In, int Out = In>
 struct LayerBase {
@@ -83,6 +88,14 @@ struct LayerBase {
   static GradientCheckSettings differences() { return {}; }
   /// Changes the random weights and inputs where the layer wants others.
   static void adjust(Part&, X&) {}
+  static void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) {
+    divide(cache, x.cols());
+    part.forward(x, y, cache, order);
+  }
+  static void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
+                       auto& gradient, const Order& order) {
+    part.backward(x, cache, dy, dx, gradient, order);
+  }
 };
 
 /// Everything that one forward and one backward pass needs, with random numbers in it.

@@ -27,7 +27,8 @@ struct ChannelConvolution {
   template <int Tokens = Dynamic>
   struct Cache {
     Matrix<Scalar, Rows, Tokens> x;
-    Matrix<Scalar, Rows, Cols> mix, dmix;  ///< the effective weight and its gradient
+    Matrix<Scalar, Rows, Cols> mix;      ///< the effective weight
+    Matrix<Scalar, Rows, Dynamic> dmix;  ///< its gradient, and room to sum it up
   };
 
   Matrix<Scalar, Rows, Dynamic> weight;
@@ -73,7 +74,6 @@ struct ChannelConvolution {
   void backward(const Input& X, Cache<Tokens>& cache, const Input& dx, BatchRef<Scalar, Rows> dX,
                 ChannelConvolution& gradient, const E& executor = {}) const {
     const Index m = read.size();
-    cache.dmix.setZero(X.rows(), m);
     detail::mix_windows_backward(X, cache.mix, m, 1, dx, dX, cache.dmix, executor);
     for_taps([&](Index j, Index t, Index c) {
       column(gradient.weight, t) += column(cache.dmix, c) * read[j];

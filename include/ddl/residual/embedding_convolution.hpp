@@ -86,21 +86,20 @@ struct EmbeddingConvolution {
     const Index m = value_channels, T = sequence_length(where, cache.length, x.cols());
     check_shape(where, "dx", dx, width, x.cols());
     check_shape(where, "dX", dX, width, x.cols() * m);
-    cache.dmix.setZero(width, cache.mix.cols());
-    for_ranges(executor, width, 64, [&](Index begin, Index end) {
-      const Index rows = end - begin;
-      for (Index n = 0; n < x.cols(); ++n) {
-        column(dx, n, begin, rows).setZero();  // the tokens after n, which come next, add to it
-        for (Index j = 0; j < m; ++j) {
-          const auto slope = column(dX, n * m + j, begin, rows);
-          if (repeats()) column(dx, n, begin, rows) += slope;
-          for (Index back = 0; back < taps(n % T); ++back) {
-            column(cache.dmix, tap(back, j), begin, rows) += slope * column(x, n - back, begin, rows);
-            column(dx, n - back, begin, rows) += slope * column(cache.mix, tap(back, j), begin, rows);
+    detail::sum_over_tokens(
+        x.cols(), width, cache.mix.cols(), cache.dmix, executor, [&](Index begin, Index end, auto& sum) {
+          for (Index n = begin; n < end; ++n) {
+            auto slope = column(dx, n);
+            slope.setZero();
+            for (Index j = 0; j < m; ++j) {
+              if (repeats()) slope += column(dX, n * m + j);
+              for (Index back = 0; back < taps(n % T); ++back)
+                column(sum, tap(back, j)) += column(dX, n * m + j) * column(x, n - back);
+              for (Index ahead = 0; ahead < taps(T - 1 - n % T); ++ahead)
+                slope += column(dX, (n + ahead) * m + j) * column(cache.mix, tap(ahead, j));
+            }
           }
-        }
-      }
-    });
+        });
     for (Index t = 0; t < kernel(); ++t)
       detail::tap_of(gradient.weight, m, t) += cache.dmix.middleCols(t * m, m).transpose();
   }

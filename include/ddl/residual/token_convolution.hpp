@@ -38,19 +38,41 @@ void mix_windows(const S& states, const W& w, Index channels, Index T, X& x, con
   });
 }
 
-/// dX_c' += w_c * dx_n,  dw_c += X_c' * dx_n.
+/// f(begin, end, sum) for ranges of N tokens, each with a sum of its own, rows x cols and zero at first; then adds
+/// them up, in the order of the ranges, into the first cols columns of `sums`.
+template <class Sums, Executor E, class F>
+void sum_over_tokens(Index N, Index rows, Index cols, Sums& sums, const E& executor, const F& f) {
+  constexpr Index most = 16;
+  const Index grain = (std::max)(columns_per_piece(rows * cols), (N + most - 1) / most);
+  const Index ranges = (N + grain - 1) / grain;
+  sums.resize(rows, cols * (std::max)(Index(1), ranges));
+  sums.leftCols(cols).setZero();
+  for_ranges(executor, N, grain, [&](Index begin, Index end) {
+    auto sum = sums.middleCols(begin / grain * cols, cols);
+    sum.setZero();
+    f(begin, end, sum);
+  });
+  executor.for_each(cols, [&](Index c) {
+    for (Index range = 1; range < ranges; ++range) column(sums, c) += column(sums, range * cols + c);
+  });
+}
+
+/// dX_c' += w_c * dx_n,  dw_c = sum over n of X_c' * dx_n, in the first columns of `dw`. The states' gradient is
+/// gathered from the tokens that saw them, so that ranges of tokens write nothing that is another's.
 template <class S, class W, class X, class DS, class DW, Executor E>
 void mix_windows_backward(const S& states, const W& w, Index channels, Index T, const X& dx, DS& dstates,
                           DW& dw, const E& executor) {
-  for_ranges(executor, states.rows(), 64, [&](Index begin, Index end) {
-    const Index rows = end - begin;
-    for (Index n = 0; n < dx.cols(); ++n) {
+  const Index kernel = w.cols() / channels;
+  sum_over_tokens(dx.cols(), w.rows(), w.cols(), dw, executor, [&](Index begin, Index end, auto& sum) {
+    for (Index n = begin; n < end; ++n) {
       const Index offset = (n + 1) * channels - w.cols();
-      const auto slope = column(dx, n, begin, rows);
-      for (Index c = missing_columns(w.cols(), channels, n, T); c < w.cols(); ++c) {
-        column(dw, c, begin, rows) += slope * column(states, offset + c, begin, rows);
-        column(dstates, offset + c, begin, rows) += slope * column(w, c, begin, rows);
-      }
+      for (Index c = missing_columns(w.cols(), channels, n, T); c < w.cols(); ++c)
+        column(sum, c) += column(states, offset + c) * column(dx, n);
+      const Index seen_by = (std::min)(kernel, T - n % T);
+      for (Index ahead = 0; ahead < seen_by; ++ahead)
+        for (Index j = 0; j < channels; ++j)
+          column(dstates, n * channels + j) +=
+              column(w, (kernel - 1 - ahead) * channels + j) * column(dx, n + ahead);
     }
   });
 }
@@ -160,7 +182,6 @@ struct TokenConvolution {
                 TokenConvolution& gradient, const E& executor = {}) const {
     const Index m = value_channels();
     const Index T = sequence_length("ddl::TokenConvolution", cache.length, dx.cols());
-    cache.dmix.setZero(cache.mix.rows(), cache.mix.cols());
     detail::mix_windows_backward(X, cache.mix, m, T, dx, dX, cache.dmix, executor);
     for (Index t = 0; t < weight.cols(); ++t) {
       const auto slope = cache.dmix.middleCols(t * m, m).transpose();
