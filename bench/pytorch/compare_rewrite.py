@@ -8,17 +8,15 @@ Outputs and gradients are compared before anything is timed. PyTorch runs eager 
 is the best of several bursts, ours and theirs in turn. "copy" is torch's copy_ of as many bytes as the rewrite must
 move at the least: forward reads X, kt and writes Y, backward reads X, dY, kt and writes dX, dkt.
 """
-import argparse
 import ctypes
 import os
-import subprocess
 import sys
-import tempfile
-import time
 
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
 import torch  # noqa: E402
+
+from support import arguments, best, build_library  # noqa: E402
 
 SHAPES = [(4096, 768, 4), (4096, 768, 1), (4096, 256, 4), (64, 64, 16), (256, 64, 1)]
 K_EPS = 1e-5
@@ -30,14 +28,7 @@ def rewrite(X, kt, v, beta):
     return X + (beta[:, None] * k)[:, :, None] * r[:, None, :]
 
 
-def build_library(eigen):
-    here = os.path.dirname(os.path.abspath(__file__))
-    library = os.path.join(tempfile.mkdtemp(), "librewrite.so")
-    subprocess.run(
-        ["g++", "-std=c++20", "-O3", "-DNDEBUG", "-march=native", "-fPIC", "-shared", "-pthread",
-         "-I" + os.path.join(here, "..", "..", "include"), "-isystem", eigen,
-         os.path.join(here, "rewrite_library.cpp"), "-o", library], check=True)
-    lib = ctypes.CDLL(library)
+def declare(lib):
     lib.ddl_make.restype = ctypes.c_void_p
     lib.ddl_make.argtypes = [ctypes.c_long] * 4
     for name in ["direction", "beta", "direction_gradient", "value_gradient", "beta_gradient"]:
@@ -46,7 +37,6 @@ def build_library(eigen):
     lib.ddl_forward.argtypes = [ctypes.c_void_p] * 4
     lib.ddl_backward.argtypes = [ctypes.c_void_p] * 3
     lib.ddl_free.argtypes = [ctypes.c_void_p]
-    return lib
 
 
 def as_tensor(pointer, *shape):
@@ -54,29 +44,6 @@ def as_tensor(pointer, *shape):
     for size in shape:
         count *= size
     return torch.frombuffer((ctypes.c_float * count).from_address(pointer), dtype=torch.float32).view(*shape)
-
-
-def best(functions, seconds=1.0):
-    """The best time of each function; they run in turns, each untimed for 20 ms first: the other's threads may spin on."""
-    repeats = []
-    for f in functions:
-        for _ in range(3):
-            f()
-        start = time.perf_counter()
-        f()
-        repeats.append(max(1, int(2e-3 / (time.perf_counter() - start))))
-    times = [float("inf")] * len(functions)
-    end = time.perf_counter() + seconds * len(functions)
-    while time.perf_counter() < end:
-        for i, f in enumerate(functions):
-            start = time.perf_counter()
-            while time.perf_counter() < start + 0.02:
-                f()
-            start = time.perf_counter()
-            for _ in range(repeats[i]):
-                f()
-            times[i] = min(times[i], (time.perf_counter() - start) / repeats[i])
-    return times
 
 
 def compare(lib, threads, N, d, m, compiled):
@@ -124,17 +91,15 @@ def compare(lib, threads, N, d, m, compiled):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--eigen", default="/usr/include/eigen3", help="where Eigen's headers are")
-    arguments = parser.parse_args()
-    lib = build_library(arguments.eigen)
+    options = arguments(__doc__)
+    lib = ctypes.CDLL(build_library("rewrite_library.cpp", options.eigen, options.flags))
+    declare(lib)
     print(f"PyTorch {torch.__version__}, {os.cpu_count()} hardware threads, {torch.backends.cpu.get_cpu_capability()}")
     print("\n| threads | N x d x m | ddl ms | eager ms | torch.compile ms | eager / ddl | compile / ddl | copy / ddl |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for shape in SHAPES:
         torch._dynamo.reset()
-        compare(lib, arguments.threads, *shape, torch.compile(rewrite))
+        compare(lib, options.threads, *shape, torch.compile(rewrite))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""Times a training step of the DDL Transformer (forward, cross-entropy, backward) in PyTorch and in ddl, in one process.
+
+    python3 bench/pytorch/compare_transformer.py [--threads 16] [--eigen /usr/include/eigen3]
+
+4 layers, d = 256, 4 heads of 64, vocabulary 256; 4 sequences of 256 tokens, float. Both have the same weights; loss and
+gradients are compared before anything is timed. Each figure is the best of several bursts, ours and theirs in turn.
+"memory" is by how much a process grew at its largest while it made the model and took three steps; "lean" is
+ddl::Memory::rewind_recompute. transformer.py checks PyTorch's model against reference numbers.
+"""
+import ctypes
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+
+import torch
+
+from support import arguments, best, build_library
+from transformer import Settings, Transformer, loss_of, read_safetensors
+
+VARIANTS = ["vdim1", "tc", "tc_ec", "cc", "cc_ec"]
+CONFIG = dict(vocab_size=256, num_hidden_layers=4, num_attention_heads=4, head_dim=64, hidden_size=256, block_size=256)
+BATCH, LENGTH = 4, 256
+
+
+def make_model(variant):
+    torch.manual_seed(1)
+    model = Transformer(Settings(variant, **CONFIG))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "conv" in name or "compress" in name or "readout" in name:
+                p.add_(0.1 * torch.randn_like(p))
+            elif name.endswith("wte.weight"):
+                p.mul_(0.02)
+    return model
+
+
+def save(model, path):
+    """As the authors' checkpoints."""
+    header, data = {"__metadata__": dict(variant=model.s.variant, config=json.dumps(CONFIG))}, b""
+    for name, p in model.named_parameters():
+        if "shortconv" in name:
+            p = p.squeeze(1)
+        values = p.detach().numpy().tobytes()
+        header[name] = dict(dtype="F32", shape=list(p.shape), data_offsets=[len(data), len(data) + len(values)])
+        data += values
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + data)
+
+
+class Ours:
+    def __init__(self, lib, path, threads, lean=False):
+        lib.ddl_make.restype = ctypes.c_void_p
+        lib.ddl_step.restype = ctypes.c_float
+        self.lib, self.made = lib, ctypes.c_void_p(lib.ddl_make(path.encode(), ctypes.c_long(threads), int(lean)))
+
+    def step(self, tokens, targets):
+        tokens, targets = ctypes.c_void_p(tokens.data_ptr()), ctypes.c_void_p(targets.data_ptr())
+        return self.lib.ddl_step(self.made, tokens, targets, ctypes.c_long(BATCH), ctypes.c_long(LENGTH))
+
+    def gradient(self, path):
+        self.lib.ddl_save_gradient(self.made, path.encode())
+        return read_safetensors(path)[1]
+
+
+def theirs(model, tokens, targets):
+    model.zero_grad(set_to_none=True)
+    loss = loss_of(model, tokens, targets)
+    loss.backward()
+    return loss.item()
+
+
+def batch():
+    torch.manual_seed(2)
+    return [torch.randint(0, 256, (BATCH, LENGTH), dtype=torch.int32) for _ in range(2)]
+
+
+def compare(library, threads, variant, path):
+    lib = ctypes.CDLL(library)
+    tokens, targets = batch()
+    long_tokens, long_targets = tokens.long(), targets.long()
+    model = make_model(variant)
+    save(model, path)
+    ours = Ours(lib, path, threads)
+    losses = ours.step(tokens, targets), theirs(model, long_tokens, long_targets)
+    gradient = ours.gradient(path + ".gradient")
+    error = max(((gradient[name].flatten() - p.grad.flatten()).norm() / p.grad.norm()).item()
+                for name, p in model.named_parameters())
+    if not (abs(losses[0] - losses[1]) <= 1e-5 * losses[1] and error <= 1e-3):
+        sys.exit(f"{variant}: losses {losses}, gradients differ by {error:.1e}: nothing was timed")
+    return best([lambda: ours.step(tokens, targets), lambda: theirs(model, long_tokens, long_targets)], 4)
+
+
+def growth(library, threads, variant, path, who):
+    """In MiB, in this process."""
+    tokens, targets = batch()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the high-water mark starts again
+
+    def kib(key):
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(key))
+
+    lib = ctypes.CDLL(library)
+    before = kib("VmRSS")
+    if who == "pytorch":
+        model = make_model(variant)
+        tokens, targets = tokens.long(), targets.long()
+        for _ in range(3):
+            theirs(model, tokens, targets)
+    else:
+        ours = Ours(lib, path, threads, lean=who == "lean")
+        for _ in range(3):
+            ours.step(tokens, targets)
+    return (kib("VmHWM") - before) / 1024
+
+
+def main():
+    options = arguments(__doc__, variants=dict(nargs="*", default=VARIANTS),
+                        growth=dict(nargs=4, metavar=("LIBRARY", "VARIANT", "FILE", "WHO"), help="used by itself"))
+    torch.set_num_threads(options.threads)
+    if options.growth:
+        library, variant, path, who = options.growth
+        return print(growth(library, options.threads, variant, path, who))
+    library = build_library("transformer_library.cpp", options.eigen, options.flags)
+    print(f"PyTorch {torch.__version__}, {os.cpu_count()} hardware threads, {torch.backends.cpu.get_cpu_capability()}")
+    print("\n| threads | variant | ddl ms | PyTorch ms | PyTorch / ddl | memory, MiB: ddl | lean | PyTorch | PyTorch / ddl |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for variant in options.variants:
+        path = os.path.join(tempfile.mkdtemp(), variant + ".safetensors")
+        own, eager = compare(library, options.threads, variant, path)
+        ddl, lean, pytorch = (
+            float(subprocess.run([sys.executable, __file__, "--threads", str(options.threads), "--growth", library,
+                                  variant, path, who], check=True, capture_output=True).stdout)
+            for who in ("ddl", "lean", "pytorch"))
+        print(f"| {options.threads} | {variant} | {own*1e3:.1f} | {eager*1e3:.1f} | {eager/own:.2f} | {ddl:.0f} | {lean:.0f} |"
+              f" {pytorch:.0f} | {pytorch/ddl:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

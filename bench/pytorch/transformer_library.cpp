@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+/// @file  A training step of the DDL Transformer behind a C interface, for compare_transformer.py.
+#include <ddl/core/thread_pool.hpp>
+#include <ddl/io/transformer_weights.hpp>
+#include <ddl/train/loss.hpp>
+
+namespace {
+
+using Model = ddl::DeltaTransformer<float>;
+
+struct Training {
+  ddl::ThreadPool pool;
+  Model model, gradient;
+  Model::Cache cache;
+  ddl::Matrix<float> slope;
+};
+
+}  // namespace
+
+extern "C" {
+
+/// The model of a safetensors file. `lean`: keeps neither states nor activations (Memory::rewind_recompute).
+Training* ddl_make(const char* path, long threads, int lean) {
+  auto model = ddl::read_transformer<float>(ddl::SafetensorsFile(path));
+  auto cache = model.make_cache(0, lean ? ddl::Memory::rewind_recompute : ddl::Memory::training);
+  auto gradient = ddl::zeros_like(model);
+  return new Training{ddl::ThreadPool(threads), std::move(model), std::move(gradient), std::move(cache), {}};
+}
+void ddl_free(Training* training) { delete training; }
+
+/// Forward, cross-entropy and backward on B sequences of T tokens; the gradient is set, not added to. @return the loss.
+float ddl_step(Training* training, const int* tokens, const int* targets, long B, long T) {
+  auto& [pool, model, gradient, cache, slope] = *training;
+  const std::size_t N = static_cast<std::size_t>(B * T);
+  const ddl::TokenBatch batch{{tokens, N}, T};
+  const auto& logits = model.forward(batch, cache, pool);
+  slope.resizeLike(logits);
+  const float loss = ddl::softmax_cross_entropy(logits, std::span(targets, N), slope, pool);
+  ddl::set_zero(gradient);
+  model.backward(batch, slope, cache, gradient, pool);
+  return loss;
+}
+
+/// Writes the gradient as a checkpoint.
+void ddl_save_gradient(Training* training, const char* path) { ddl::save_transformer(training->gradient, path); }
+}
