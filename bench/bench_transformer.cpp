@@ -21,8 +21,7 @@ constexpr Index length = 256, sequences = 4, tokens = length * sequences;
 
 Model::Settings settings_of(const std::string& name) {
   Model::Settings settings;
-  for (const auto variant :
-       {ddl::Variant::vdim1, ddl::Variant::tc, ddl::Variant::tc_ec, ddl::Variant::cc, ddl::Variant::cc_ec})
+  for (const auto variant : ddl::all_variants)
     if (name == name_of(variant)) settings = ddl::settings_of(variant);
   if (name == "additive") settings.rewrite = ddl::Rewrite::additive;
   settings.layers = 4;

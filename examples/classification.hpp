@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -208,6 +209,15 @@ struct Options {
   }
 };
 
+constexpr std::array residuals{ddl::Rewrite::delta, ddl::Rewrite::write_only, ddl::Rewrite::additive};
+
+/// The residual of this name. @throws std::runtime_error if there is none.
+inline ddl::Rewrite residual_named(const std::string& name) {
+  for (const auto residual : residuals)
+    if (name == name_of(residual)) return residual;
+  throw std::runtime_error("the residual is " + name + ", expected delta, write_only or additive");
+}
+
 inline Net::Settings net_settings(const nlohmann::json& settings) {
   Net::Settings net{.inputs = settings.at("inputs").get<Index>(),
                     .outputs = settings.at("outputs").get<Index>(),
@@ -215,9 +225,7 @@ inline Net::Settings net_settings(const nlohmann::json& settings) {
                     .value_channels = settings.at("value_channels").get<Index>(),
                     .depth = settings.at("depth").get<Index>()};
   net.block.sublayer.hidden = settings.at("hidden").get<Index>();
-  const std::string name = settings.at("residual").get<std::string>();
-  for (const auto kind : {ddl::Rewrite::delta, ddl::Rewrite::write_only, ddl::Rewrite::additive})
-    if (name == ddl::name_of(kind)) net.block.rewrite = kind;
+  net.block.rewrite = residual_named(settings.at("residual").get<std::string>());
   return net;
 }
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file  The Delta rewrite beside its two controls, write-only (X + beta k v^T) and additive (X + F(X)), at equal
 /// parameters, seeds, data order and steps (the additive one's hidden layers are widened to the parameters of the others), over several seeds.
-#include <array>
-
 #include <ddl/train/observers.hpp>
 
 #include "classification.hpp"
@@ -11,8 +9,6 @@
 namespace {
 
 using namespace classification;
-
-constexpr std::array residuals{ddl::Rewrite::delta, ddl::Rewrite::write_only, ddl::Rewrite::additive};
 
 struct Run {
   ddl::Evaluation test;

@@ -64,8 +64,7 @@ inline const std::vector<std::string> variants = {"additive", "vdim1",          
 inline ddl::DeltaTransformerSettings model_settings(const nlohmann::json& settings) {
   const std::string name = settings.at("variant").get<std::string>();
   ddl::DeltaTransformerSettings model;
-  for (const auto variant :
-       {ddl::Variant::vdim1, ddl::Variant::tc, ddl::Variant::tc_ec, ddl::Variant::cc, ddl::Variant::cc_ec})
+  for (const auto variant : ddl::all_variants)
     if (name == name_of(variant)) model = settings_of(variant);
   if (name == "additive") model.rewrite = ddl::Rewrite::additive;
   if (name == "cc_ec_write_only") {

@@ -50,9 +50,6 @@ int main(int argc, char** argv) try {
   CLI11_PARSE(app, argc, argv);
 
   const Problem problem = load(options.data, options.label, options.train_count);
-  const ddl::Rewrite kind = residual == "delta"        ? ddl::Rewrite::delta
-                            : residual == "write_only" ? ddl::Rewrite::write_only
-                                                       : ddl::Rewrite::additive;
   const ddl::ThreadPool pool(options.threads);
   std::printf("%s: %ld samples to learn from, %ld to test on, %ld inputs, %ld classes; %ld threads\n",
               problem.name.c_str(), long(problem.train.size()), long(problem.test.size()),
@@ -68,7 +65,7 @@ int main(int argc, char** argv) try {
   }
   std::vector<Result> results;
   for (int seed = 0; seed < options.seeds; ++seed) {
-    Trainer trainer(options, problem, kind, seed);
+    Trainer trainer(options, problem, residual_named(residual), seed);
     if (seed == 0)
       std::printf(
           "%s residual, width %ld, value channels %ld, depth %ld: %ld parameters, %ld steps of %ld "

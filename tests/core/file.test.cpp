@@ -6,9 +6,9 @@
 
 #include <vector>
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
-#include "support/heap_bytes.hpp"
 
 using namespace ddl;
 using namespace ddl::test;

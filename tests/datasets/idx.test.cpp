@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/data/idx.hpp"
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
-#include "support/heap_bytes.hpp"
 
 using namespace ddl;
 using namespace ddl::test;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/data/npy.hpp"
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
-#include "support/heap_bytes.hpp"
 
 using namespace ddl;
 using namespace ddl::test;
@@ -41,14 +41,35 @@ std::string bytes_of(char order, std::initializer_list<double> values) {
 
 }  // namespace
 
-TEST_CASE("a file as NumPy writes it is read", "[datasets][npy]") {
+TEST_CASE("files as NumPy writes them are read", "[datasets][npy]") {
+  // By NumPy 1.24.2, whose data begin at a multiple of 64 bytes.
+  const auto saved = [](std::string header, const std::string& data) {
+    header.resize(127, ' ');
+    return header + "\n" + data;
+  };
   // numpy.save of numpy.array([1., 2., 3.])
   const std::string bytes =
-      "\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (3,), }"s +
-      std::string(60, ' ') + "\n\0\0\0\0\0\0\xf0\x3f\0\0\0\0\0\0\x00\x40\0\0\0\0\0\0\x08\x40"s;
-  REQUIRE(bytes.size() == 128 + 24);
+      saved("\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (3,), }"s,
+            "\0\0\0\0\0\0\xf0\x3f\0\0\0\0\0\0\x00\x40\0\0\0\0\0\0\x08\x40"s);
   CHECK(parse_npy<double>(bytes, "x") == Eigen::Vector3d(1, 2, 3));
   CHECK(parse_npy_samples<float>(bytes, "x") == Eigen::RowVector3f(1, 2, 3));
+
+  // of numpy.array([[1.5, -2, 3], [4, 5, 6]], '>f4', order='F')
+  const std::string by_columns =
+      saved("\x93NUMPY\x01\x00v\x00{'descr': '>f4', 'fortran_order': True, 'shape': (2, 3), }"s,
+            "?\xc0\0\0@\x80\0\0\xc0\0\0\0@\xa0\0\0@@\0\0@\xc0\0\0"s);
+  CHECK(parse_npy<double>(by_columns, "x") == (Matrix<double>(2, 3) << 1.5, -2, 3, 4, 5, 6).finished());
+
+  // of numpy.array(True)
+  const std::string number =
+      saved("\x93NUMPY\x01\x00v\x00{'descr': '|b1', 'fortran_order': False, 'shape': (), }"s, "\x01");
+  CHECK(parse_npy<double>(number, "x") == Matrix<double>::Ones(1, 1));
+
+  // numpy.lib.format.write_array of numpy.array([[1, 2], [3, 4]]), version=(2, 0)
+  const std::string version_2 =
+      saved("\x93NUMPY\x02\x00t\x00\x00\x00{'descr': '<i8', 'fortran_order': False, 'shape': (2, 2), }"s,
+            "\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\4\0\0\0\0\0\0\0"s);
+  CHECK(parse_npy<double>(version_2, "x") == (Matrix<double>(2, 2) << 1, 2, 3, 4).finished());
 }
 
 TEMPLATE_TEST_CASE("every type is read in both byte orders, both orders of indices and all versions",

@@ -252,4 +252,6 @@ TEST_CASE("a log has one JSON object a line", "[io][checkpoint][json_lines]") {
   CHECK_THAT(read_file(folder / "log"), ContainsSubstring("begin") && ContainsSubstring("end"));
   CHECK_THAT(error_of([&] { JsonLines(folder / "none/log"); }),
              ContainsSubstring("cannot open for appending"));
+  CHECK_THROWS_AS(JsonLines(folder / "other", 0), std::invalid_argument);
+  CHECK(folder.count() == 1);
 }

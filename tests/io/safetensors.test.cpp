@@ -6,9 +6,9 @@
 #include <locale>
 #include <set>
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
-#include "support/heap_bytes.hpp"
 #include "support/tolerance.hpp"
 
 using namespace ddl;

@@ -161,7 +161,7 @@ TEST_CASE("ten steps of AdamW go as PyTorch's", "[io][transformer][golden]") {
 }
 
 TEST_CASE("a model that is written is read again, settings and all", "[io][transformer]") {
-  const auto variant = GENERATE(Variant::vdim1, Variant::tc, Variant::tc_ec, Variant::cc, Variant::cc_ec);
+  const auto variant = GENERATE(from_range(all_variants));
   INFO(name_of(variant));
   Model model = small_model(variant);
   const TemporaryFolder folder;
@@ -297,4 +297,6 @@ TEST_CASE("a model that the authors' code cannot have is not written", "[io][tra
   check([](auto& s) { s.value = LinearValueSettings{}; });
   check([](auto& s) { s.norm_eps = 1e-6; });
   check([](auto& s) { s.mlp.hidden = 3; });
+  CHECK_THROWS_WITH(transformer_metadata({.attention = {.heads = 0}}),
+                    "ddl::transformer_metadata: heads is 0, expected at least 1");
 }

@@ -14,7 +14,7 @@ namespace {
 
 /// Each of them, one run of the test after the other.
 Variant any_variant() {
-  return GENERATE(Variant::vdim1, Variant::tc, Variant::tc_ec, Variant::cc, Variant::cc_ec);
+  return GENERATE(from_range(all_variants));
 }
 
 std::vector<int> tokens_of(Index count, int seed = 3) {
@@ -158,9 +158,11 @@ TEST_CASE("a cache for inference gives the same logits, and cannot be gone back 
   CHECK(model.forward({tokens, 4}, inference) == logits);
   CHECK(inference.states.size() == 1);
   CHECK(inference.activations.size() == 1);
-  CHECK_THROWS_WITH(model.backward({tokens, 4}, logits, inference, gradient),
-                    "ddl::DeltaTransformer::backward: the cache is made for inference, expected one made for "
-                    "training");
+  auto decoder = model.make_decoder();
+  for (auto* cache : {&inference, &decoder.cache})
+    CHECK_THROWS_WITH(
+        model.backward({tokens, 4}, logits, *cache, gradient),
+        "ddl::DeltaTransformer::backward: the cache is made for inference, expected one made for training");
 }
 
 TEST_CASE("decoding a token at a time is the pass over all, and allocates nothing after the first",

@@ -150,6 +150,14 @@ TEST_CASE("gates are recorded by layer", "[train][fit][observers]") {
   CHECK(gates.entries()[1].mean_beta[1] == beta);
 }
 
+TEST_CASE("the additive control has no gates to record", "[train][fit][observers]") {
+  TrainingRun<Net> run(Net({.inputs = 2, .outputs = 1, .block = {.rewrite = Rewrite::additive}}));
+  ToyData<double> data;
+  GateRecorder gates(1);
+  fit(run, data, {.steps = 2}, gates);
+  CHECK(gates.entries().empty());
+}
+
 TEST_CASE("a progress bar shows the loss, and only to somebody who looks", "[train][fit][observers]") {
   const auto printed = [](bool shows) {
     char* text = nullptr;

@@ -20,9 +20,9 @@ namespace ddl {
 class JsonLines {
  public:
   /// @throws FileError if the file cannot be opened for appending, std::invalid_argument if `every` is below 1.
-  explicit JsonLines(const std::string& path, Index every = 1)
-      : name_(path), every_(every), file_(std::fopen(path.c_str(), "ae"), &std::fclose) {
+  explicit JsonLines(const std::string& path, Index every = 1) : name_(path), every_(every) {
     check_positive("ddl::JsonLines", "every", every);
+    file_.reset(std::fopen(path.c_str(), "ae"));
     if (!file_) detail::fail_errno(path, "cannot open for appending");
   }
 
@@ -48,7 +48,7 @@ class JsonLines {
  private:
   std::string name_;
   Index every_;
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_{nullptr, &std::fclose};
 };
 
 }  // namespace ddl

@@ -69,15 +69,11 @@ class ConfigReader {
   nlohmann::json left_;
 };
 
-inline constexpr std::array all_variants = {Variant::vdim1, Variant::tc, Variant::tc_ec, Variant::cc,
-                                            Variant::cc_ec};
-
 }  // namespace detail
 
 /// @throws std::invalid_argument if the variant or a setting is unknown, or one has a value that is not provided for.
 inline DeltaTransformerSettings transformer_settings(const std::string& variant,
                                                      const nlohmann::json& config) {
-  using detail::all_variants;
   const auto named = std::find_if(all_variants.begin(), all_variants.end(),
                                   [&](Variant each) { return variant == name_of(each); });
   if (named == all_variants.end())
@@ -165,6 +161,7 @@ inline Metadata transformer_metadata(const DeltaTransformerSettings& settings) {
   const auto* constant = std::get_if<ConstantValueSettings>(&settings.value);
   const auto* tanh = std::get_if<TanhGateSettings>(&settings.gate);
   const bool expands = settings.expansion.kernel > 0, floored = settings.mlp.hidden == 8 * settings.width / 3;
+  check_positive("ddl::transformer_metadata", "heads", settings.attention.heads);
   const auto expect = [](bool true_of_it, const char* what, const char* expected) {
     if (!true_of_it) fail("ddl::transformer_metadata", what, "none of the authors' models", expected);
   };

@@ -4,6 +4,7 @@
 /// the authors' code do differently is a setting.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <optional>
 #include <span>
@@ -26,6 +27,8 @@ namespace ddl {
 /// The paper's models. vdim1: m = 1. tc, cc: the compressor convolves over tokens, or over value channels;
 /// without _ec every channel of the first state is the embedding, with it a convolution over tokens.
 enum class Variant { vdim1, tc, tc_ec, cc, cc_ec };
+inline constexpr std::array all_variants = {Variant::vdim1, Variant::tc, Variant::tc_ec, Variant::cc,
+                                            Variant::cc_ec};
 
 constexpr const char* name_of(Variant variant) noexcept {
   constexpr const char* names[] = {"vdim1", "tc", "tc_ec", "cc", "cc_ec"};

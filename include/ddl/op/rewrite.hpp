@@ -329,7 +329,7 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
                       BatchRef<Scalar, Rows>& dX, EditGradient<Scalar, Rows, Cols, Tokens>& gradient,
                       const E& executor) {
   using Real = Accum<Scalar>;
-  constexpr const char* where = "ddl::rewrite_backward";
+  constexpr const char* where = Undo ? "ddl::rewrite_backward_rewind" : "ddl::rewrite_backward";
   const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
   check_shape(where, "X", X, edit.direction.rows(), N * m);
   check_shape(where, "dX", dX, d, N * m);

@@ -63,8 +63,8 @@ struct StackCache {
   }
   /// @throws std::invalid_argument if there is no way back either.
   void check_training(const char* where, std::size_t depth) const {
-    check(where, depth);
     if (memory == Memory::inference) fail(where, "the cache", "made for inference", "one made for training");
+    check(where, depth);
   }
 
   /// Layer l's entry, or the one that all layers share.
