@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: MIT
-/// @file  What a trained net does with its gates: reads a checkpoint of train_classifier and, over a data set, prints for
-/// each layer where beta lies, whether the edit brings the readout closer to its target, how directions of successive
+/// @file  What a trained net does with its gates: reads a checkpoint of train_classifier or train_lm and, over what it was
+/// not trained on, prints for each layer where beta lies, whether the edit brings the readout closer to its target, how directions of successive
 /// layers stand to each other, and how many dimensions were written to; and the spectrum of the frozen shortcut.
 #include <algorithm>
 
 #include <ddl/analysis/gate_audit.hpp>
 
 #include "classification.hpp"
+#include "language.hpp"
 #include "plots.hpp"
 
 namespace {
 
-using namespace classification;
+using classification::Index;
+using classification::Net;
+using classification::Problem;
 
 void print_layers(const std::vector<ddl::LayerAudit>& layers) {
   std::printf(
@@ -91,7 +94,7 @@ void write_results(const std::string& output, const ddl::GateAudit& audit) {
     for (const auto& value : shortcut.spectrum.eigenvalues)
       spectrum.add(shortcut.sample, "eigen", ++index, value.real(), value.imag());
   }
-  write_json(output + ".json", document);
+  classification::write_json(output + ".json", document);
   gates.save(output + "-gates.csv");
   discrepancy.save(output + "-discrepancy.csv");
   spectrum.save(output + "-spectrum.csv");
@@ -100,44 +103,81 @@ void write_results(const std::string& output, const ddl::GateAudit& audit) {
     plots::draw(plot + ".gp", output + "-" + plot + ".csv", output + "-" + plot);
 }
 
+struct Options {
+  std::string model, data, output;
+  Index shortcuts = 5, windows = 64;
+  Index threads = classification::Options().threads;
+};
+
+/// `count` samples spread evenly over `samples`.
+ddl::GateAuditSettings spread(Index count, Index samples) {
+  ddl::GateAuditSettings settings;
+  for (Index i = 0; i < count; ++i) settings.shortcuts.push_back(i * samples / count);
+  return settings;
+}
+
+ddl::GateAudit audit_classifier(const ddl::Checkpoint& checkpoint, const Options& o) {
+  const auto& settings = checkpoint.settings();
+  Net net(classification::net_settings(settings));
+  checkpoint.restore_model(net);
+  const Problem problem =
+      classification::load(o.data.empty() ? settings.at("data").get<std::string>() : o.data,
+                           settings.at("label").get<std::string>(), settings.at("train").get<Index>());
+  ddl::GateAudit audit(net, spread(o.shortcuts, problem.test.size()));
+  const ddl::ThreadPool pool(o.threads);
+  const auto result = evaluate(net, problem.test.view(), pool, ddl::Memory::training,
+                               [&](const auto& cache) { audit.add(cache, pool); });
+  std::printf("%s, %s residual, on %ld test samples of %s: %.2f %% correct\n\n", o.model.c_str(),
+              settings.at("residual").get<std::string>().c_str(), long(audit.samples()), problem.name.c_str(),
+              100 * result.correct);
+  return audit;
+}
+
+/// A sample is a token; layers alternate attention and SwiGLU.
+ddl::GateAudit audit_transformer(const ddl::Checkpoint& checkpoint, const Options& o) {
+  const auto& settings = checkpoint.settings();
+  const auto coder = language::coder_of(settings);
+  language::Model model(language::model_settings(settings));
+  checkpoint.restore_model(model);
+  const Index context = model.settings.context;
+  const language::Split split(
+      coder, language::read_text(o.data.empty() ? settings.at("text").get<std::string>() : o.data),
+      settings.at("split").get<double>(), context);
+  const Index most = static_cast<Index>(split.held_out().size() - 1) / context;
+  ddl::GateAudit audit(model, spread(o.shortcuts, std::min(o.windows, most) * context));
+  const ddl::ThreadPool pool(o.threads);
+  const double loss = text_loss(model, split.held_out(), context, o.windows, pool, ddl::Memory::training,
+                                [&](const auto& cache) { audit.add(cache, pool); });
+  std::printf("%s, %s, on %ld tokens: loss %.4f\n\n", o.model.c_str(),
+              settings.at("variant").get<std::string>().c_str(), long(audit.samples()), loss);
+  return audit;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
-  std::string model, data, output;
-  Index shortcuts = 5;
-  Index threads = Options().threads;
-  CLI::App app("Audits the gates of a net that train_classifier has trained.");
+  Options o;
+  CLI::App app("Audits the gates of a net that train_classifier or train_lm has trained.");
   app.option_defaults()->always_capture_default();
-  app.add_option("MODEL", model, "a checkpoint, or a folder of checkpoints")->required();
-  app.add_option("--data,DATA", data,
-                 "as train_classifier's --data; without it, what the net was trained on");
-  app.add_option("--shortcuts", shortcuts, "samples whose end-to-end spectrum is taken")
+  app.add_option("MODEL", o.model, "a checkpoint, or a folder of checkpoints")->required();
+  app.add_option(
+      "--data,DATA", o.data,
+      "as train_classifier's --data, or train_lm's --text; without it, what the net was trained on");
+  app.add_option("--shortcuts", o.shortcuts, "samples whose end-to-end spectrum is taken")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--threads", threads, "threads")->check(CLI::PositiveNumber);
-  app.add_option("--output", output, "write OUTPUT.json, and tables and plots that begin with OUTPUT");
+  app.add_option("--windows", o.windows, "at most so many sequences of a text's end")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--threads", o.threads, "threads")->check(CLI::PositiveNumber);
+  app.add_option("--output", o.output, "write OUTPUT.json, and tables and plots that begin with OUTPUT");
   CLI11_PARSE(app, argc, argv);
 
-  if (const auto found = ddl::checkpoints_in(model); !found.empty()) model = found.back();
-  const ddl::Checkpoint checkpoint(model);
-  const auto& settings = checkpoint.settings();
-  Net net(net_settings(settings));
-  checkpoint.restore_model(net);
-  const Problem problem = load(data.empty() ? settings.at("data").get<std::string>() : data,
-                               settings.at("label").get<std::string>(), settings.at("train").get<Index>());
-
-  ddl::GateAuditSettings wanted;
-  for (Index i = 0; i < shortcuts; ++i)
-    wanted.shortcuts.push_back(i * problem.test.size() / std::max(shortcuts, Index(1)));
-  ddl::GateAudit audit(net, wanted);
-  const ddl::ThreadPool pool(threads);
-  const auto result = evaluate(net, problem.test.view(), pool, ddl::Memory::training,
-                               [&](const auto& cache) { audit.add(cache, pool); });
-  std::printf("%s, %s residual, on %ld test samples of %s: %.2f %% correct\n\n", model.c_str(),
-              settings.at("residual").get<std::string>().c_str(), long(audit.samples()), problem.name.c_str(),
-              100 * result.correct);
+  if (const auto found = ddl::checkpoints_in(o.model); !found.empty()) o.model = found.back();
+  const ddl::Checkpoint checkpoint(o.model);
+  const bool is_transformer = checkpoint.settings().contains("variant");
+  const auto audit = is_transformer ? audit_transformer(checkpoint, o) : audit_classifier(checkpoint, o);
   print_layers(audit.layers());
   print_shortcuts(audit.shortcuts());
-  if (!output.empty()) write_results(output, audit);
+  if (!o.output.empty()) write_results(o.output, audit);
 } catch (const std::exception& error) {
   std::fprintf(stderr, "audit_gates: %s\n", error.what());
   return 1;

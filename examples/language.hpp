@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <optional>
+#include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -43,6 +45,12 @@ class Coder {
   std::optional<ddl::Vocabulary> vocabulary_;
 };
 
+/// That of a checkpoint of train_lm.
+inline Coder coder_of(const nlohmann::json& settings) {
+  const auto characters = settings.at("characters").get<std::string>();
+  return characters.empty() ? Coder() : Coder(characters);
+}
+
 /// The file, or without one this project's own README, documents and headers.
 inline std::string read_text(const std::string& path) {
   if (!path.empty()) return std::string(ddl::FileContents(path).text());
@@ -78,6 +86,23 @@ inline ddl::DeltaTransformerSettings model_settings(const nlohmann::json& settin
   model.attention.heads = settings.at("heads").get<Index>();
   return model;
 }
+
+/// A text's tokens: its beginning to learn from, its end to validate on.
+struct Split {
+  std::vector<int> tokens;
+  std::size_t learned;
+
+  /// @throws std::invalid_argument if a model cannot be validated on what is left.
+  Split(const Coder& coder, const std::string& text, double held_out_share, Index context)
+      : tokens(coder.encode(text)),
+        learned(static_cast<std::size_t>(static_cast<double>(tokens.size()) * (1 - held_out_share))) {
+    if (held_out().size() <= static_cast<std::size_t>(context))
+      throw std::invalid_argument("--split leaves " + std::to_string(held_out().size()) +
+                                  " tokens to validate on, expected more than --context");
+  }
+  std::span<const int> train() const { return std::span(tokens).first(learned); }
+  std::span<const int> held_out() const { return std::span(tokens).subspan(learned); }
+};
 
 /// `count` tokens after the prompt, as text with it. The model sees as much of what came before as fits its context.
 inline std::string continue_text(const Model& model, const Coder& coder, const std::string& prompt,

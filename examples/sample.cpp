@@ -27,8 +27,7 @@ int main(int argc, char** argv) try {
 
   if (const auto found = ddl::checkpoints_in(model_path); !found.empty()) model_path = found.back();
   const ddl::Checkpoint checkpoint(model_path);
-  const std::string characters = checkpoint.settings().at("characters").get<std::string>();
-  const Coder coder = characters.empty() ? Coder() : Coder(characters);
+  const Coder coder = coder_of(checkpoint.settings());
   Model model(model_settings(checkpoint.settings()));
   checkpoint.restore_model(model);
   const ddl::ThreadPool pool(threads);

@@ -19,7 +19,8 @@ using namespace language;
 
 struct Options {
   std::string text, tokens = "bytes", variant = "cc_ec", json, checkpoint, memory = "training";
-  Index layers = 4, width = 128, heads = 4, context = 128, batch = 8, steps = 1000, validate = 100;
+  Index layers = 4, width = 128, heads = 4, context = 128, batch = 8, steps = 1000, validate = 100,
+        windows = 64;
   Index threads = static_cast<Index>(std::max(1u, std::thread::hardware_concurrency()));
   Index checkpoint_every = 200, keep = 2, sample = 300;
   double learning_rate = 2e-3, weight_decay = 0.1, split = 0.1;
@@ -44,6 +45,7 @@ void add_options(CLI::App& app, Options& o) {
   size("--batch", o.batch, "sequences a step");
   size("--steps", o.steps, "training steps");
   size("--validate", o.validate, "steps between validations");
+  size("--windows", o.windows, "at most so many sequences of the text's end in a validation");
   size("--threads", o.threads, "threads");
   size("--checkpoint-every", o.checkpoint_every, "steps");
   size("--keep", o.keep, "checkpoints kept");
@@ -76,19 +78,15 @@ int main(int argc, char** argv) try {
 
   const std::string text = read_text(o.text);
   const Coder coder = o.tokens == "characters" ? Coder(text) : Coder();
-  const std::vector<int> tokens = coder.encode(text);
-  const auto learned = static_cast<std::size_t>(static_cast<double>(tokens.size()) * (1 - o.split));
-  const std::span<const int> train(tokens.data(), learned),
-      held_out(tokens.data() + learned, tokens.size() - learned);
+  const Split split(coder, text, o.split, o.context);
+  const auto train = split.train(), held_out = split.held_out();
   const double bytes_per_token =
       static_cast<double>(coder.decode({held_out.begin(), held_out.end()}).size()) /
       static_cast<double>(held_out.size());
 
-  if (held_out.size() <= static_cast<std::size_t>(o.context))
-    throw std::invalid_argument("--split leaves " + std::to_string(held_out.size()) +
-                                " tokens to validate on, expected more than --context");
-
   const nlohmann::json settings = {{"variant", o.variant},
+                                   {"text", o.text},
+                                   {"split", o.split},
                                    {"vocabulary", coder.size()},
                                    {"context", o.context},
                                    {"layers", o.layers},
@@ -131,7 +129,7 @@ int main(int argc, char** argv) try {
   const auto validate = [&](const auto& seen) {
     const Index step = seen.report.step;
     if (step % o.validate != 0 && step != o.steps) return;
-    const double loss = text_loss(seen.run.model, held_out, o.context, 64, pool);
+    const double loss = text_loss(seen.run.model, held_out, o.context, o.windows, pool);
     const double bits = loss / std::log(2.0) / bytes_per_token;
     std::printf(
         "%sstep %5ld  training loss %.4f  validation loss %.4f  perplexity %.3f  bits per byte %.4f\n",

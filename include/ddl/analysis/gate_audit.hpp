@@ -144,7 +144,7 @@ class GateAudit {
   template <class Net>
   requires requires(const Net& net) { net.blocks; }
   explicit GateAudit(const Net& net, Settings settings = {})
-      : GateAudit(rewrite_of(net), net.depth(), net.width(), std::move(settings)) {}
+      : GateAudit(rewrite_of(net), static_cast<Index>(net.blocks.size()), net.width(), std::move(settings)) {}
 
   Index samples() const noexcept { return samples_; }
   /// In the order of settings.shortcuts and of batches; a sample with a direction or gate that is not finite

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "ddl/data/supervised.hpp"
 #include "ddl/data/text.hpp"
 #include "ddl/model/delta_transformer.hpp"
 #include "ddl/train/fit.hpp"
@@ -70,17 +71,18 @@ class LanguageBatches {
 };
 
 /// The mean loss (nats a token) of a model over windows of `length` tokens spread evenly over a text: `count` of them, or
-/// as many as fit side by side. exp of it is the perplexity.
+/// as many as fit side by side. exp of it is the perplexity. `see(cache)` is called after each pass: it may look at what
+/// the pass left behind, if `memory` keeps it.
 /// @throws std::invalid_argument if the text has no more than `length` tokens, or count is below 1.
-template <class Scalar, Executor E = Serial>
+template <class Scalar, Executor E = Serial, class See = detail::SeeNothing>
 double text_loss(const DeltaTransformer<Scalar>& model, std::span<const int> text, Index length, Index count,
-                 const E& executor = {}) {
+                 const E& executor = {}, Memory memory = Memory::inference, See&& see = {}) {
   constexpr Index together = 8;
   check_positive("ddl::text_loss", "count", count);
   detail::check_window("ddl::text_loss", text, length);
   const Index room = static_cast<Index>(text.size()) - 1;
   count = (std::min)(count, room / length);
-  auto cache = model.make_cache(0, Memory::inference);
+  auto cache = model.make_cache(0, memory);
   Matrix<Scalar> slope;
   TokenWindows windows;
   double sum = 0;
@@ -93,6 +95,7 @@ double text_loss(const DeltaTransformer<Scalar>& model, std::span<const int> tex
     slope.resize(logits.rows(), logits.cols());
     sum += softmax_cross_entropy(logits, windows.targets, slope, executor) *
            static_cast<double>(windows.starts.size());
+    see(cache);
   }
   return sum / static_cast<double>(count);
 }
