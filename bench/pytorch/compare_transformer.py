@@ -5,8 +5,8 @@
 
 4 layers, d = 256, 4 heads of 64, vocabulary 256; 4 sequences of 256 tokens, float. Both have the same weights; loss and
 gradients are compared before anything is timed. Each figure is the best of several bursts, ours and theirs in turn.
-"memory" is by how much a process grew at its largest while it made the model and took three steps; "lean" is
-ddl::Memory::rewind_recompute. transformer.py checks PyTorch's model against reference numbers.
+Modes are ddl::Memory's. "MiB" is by how much a process grew at its largest while it made the model and took three steps.
+transformer.py checks PyTorch's model against reference numbers.
 """
 import ctypes
 import json
@@ -21,6 +21,7 @@ import torch
 from support import arguments, best, build_library
 from transformer import Settings, Transformer, loss_of, read_safetensors
 
+MODES = ["training", "rewind", "rewind_recompute"]
 VARIANTS = ["vdim1", "tc", "tc_ec", "cc", "cc_ec"]
 CONFIG = dict(vocab_size=256, num_hidden_layers=4, num_attention_heads=4, head_dim=64, hidden_size=256, block_size=256)
 BATCH, LENGTH = 4, 256
@@ -54,10 +55,10 @@ def save(model, path):
 
 
 class Ours:
-    def __init__(self, lib, path, threads, lean=False):
+    def __init__(self, lib, path, threads, mode):
         lib.ddl_make.restype = ctypes.c_void_p
         lib.ddl_step.restype = ctypes.c_float
-        self.lib, self.made = lib, ctypes.c_void_p(lib.ddl_make(path.encode(), ctypes.c_long(threads), int(lean)))
+        self.lib, self.made = lib, ctypes.c_void_p(lib.ddl_make(path.encode(), ctypes.c_long(threads), MODES.index(mode)))
 
     def step(self, tokens, targets):
         tokens, targets = ctypes.c_void_p(tokens.data_ptr()), ctypes.c_void_p(targets.data_ptr())
@@ -86,14 +87,17 @@ def compare(library, threads, variant, path):
     long_tokens, long_targets = tokens.long(), targets.long()
     model = make_model(variant)
     save(model, path)
-    ours = Ours(lib, path, threads)
-    losses = ours.step(tokens, targets), theirs(model, long_tokens, long_targets)
-    gradient = ours.gradient(path + ".gradient")
-    error = max(((gradient[name].flatten() - p.grad.flatten()).norm() / p.grad.norm()).item()
-                for name, p in model.named_parameters())
-    if not (abs(losses[0] - losses[1]) <= 1e-5 * losses[1] and error <= 1e-3):
-        sys.exit(f"{variant}: losses {losses}, gradients differ by {error:.1e}: nothing was timed")
-    return best([lambda: ours.step(tokens, targets), lambda: theirs(model, long_tokens, long_targets)], 4)
+    steps = []
+    for mode in MODES:
+        ours = Ours(lib, path, threads, mode)
+        losses = ours.step(tokens, targets), theirs(model, long_tokens, long_targets)
+        gradient = ours.gradient(path + ".gradient")
+        error = max(((gradient[name].flatten() - p.grad.flatten()).norm() / p.grad.norm()).item()
+                    for name, p in model.named_parameters())
+        if not (abs(losses[0] - losses[1]) <= 1e-5 * losses[1] and error <= 1e-3):
+            sys.exit(f"{variant}, {mode}: losses {losses}, gradients differ by {error:.1e}: nothing was timed")
+        steps.append(lambda ours=ours: ours.step(tokens, targets))
+    return best([*steps, lambda: theirs(model, long_tokens, long_targets)], 3)
 
 
 def growth(library, threads, variant, path, who):
@@ -114,7 +118,7 @@ def growth(library, threads, variant, path, who):
         for _ in range(3):
             theirs(model, tokens, targets)
     else:
-        ours = Ours(lib, path, threads, lean=who == "lean")
+        ours = Ours(lib, path, threads, who)
         for _ in range(3):
             ours.step(tokens, targets)
     return (kib("VmHWM") - before) / 1024
@@ -129,17 +133,18 @@ def main():
         return print(growth(library, options.threads, variant, path, who))
     library = build_library("transformer_library.cpp", options.eigen, options.flags)
     print(f"PyTorch {torch.__version__}, {os.cpu_count()} hardware threads, {torch.backends.cpu.get_cpu_capability()}")
-    print("\n| threads | variant | ddl ms | PyTorch ms | PyTorch / ddl | memory, MiB: ddl | lean | PyTorch | PyTorch / ddl |")
+    print("\n| threads | variant | mode | ddl ms | PyTorch ms | PyTorch / ddl | ddl MiB | PyTorch MiB | ddl / PyTorch |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for variant in options.variants:
         path = os.path.join(tempfile.mkdtemp(), variant + ".safetensors")
-        own, eager = compare(library, options.threads, variant, path)
-        ddl, lean, pytorch = (
+        times = compare(library, options.threads, variant, path)
+        grown = [
             float(subprocess.run([sys.executable, __file__, "--threads", str(options.threads), "--growth", library,
                                   variant, path, who], check=True, capture_output=True).stdout)
-            for who in ("ddl", "lean", "pytorch"))
-        print(f"| {options.threads} | {variant} | {own*1e3:.1f} | {eager*1e3:.1f} | {eager/own:.2f} | {ddl:.0f} | {lean:.0f} |"
-              f" {pytorch:.0f} | {pytorch/ddl:.1f} |", flush=True)
+            for who in (*MODES, "pytorch")]
+        for mode, time, size in zip(MODES, times, grown):
+            print(f"| {options.threads} | {variant} | {mode} | {time*1e3:.1f} | {times[-1]*1e3:.1f} | {times[-1]/time:.2f} |"
+                  f" {size:.0f} | {grown[-1]:.0f} | {size/grown[-1]:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ struct Training {
 
 extern "C" {
 
-/// The model of a safetensors file. `lean`: keeps neither states nor activations (Memory::rewind_recompute).
-Training* ddl_make(const char* path, long threads, int lean) {
+/// The model of a safetensors file. What a step keeps: 0 all, 1 no states (they are rewound), 2 no activations either.
+Training* ddl_make(const char* path, long threads, int mode) {
+  constexpr ddl::Memory modes[] = {ddl::Memory::training, ddl::Memory::rewind, ddl::Memory::rewind_recompute};
   auto model = ddl::read_transformer<float>(ddl::SafetensorsFile(path));
-  auto cache = model.make_cache(0, lean ? ddl::Memory::rewind_recompute : ddl::Memory::training);
+  auto cache = model.make_cache(0, modes[mode]);
   auto gradient = ddl::zeros_like(model);
   return new Training{ddl::ThreadPool(threads), std::move(model), std::move(gradient), std::move(cache), {}};
 }
-void ddl_free(Training* training) { delete training; }
 
 /// Forward, cross-entropy and backward on B sequences of T tokens; the gradient is set, not added to. @return the loss.
 float ddl_step(Training* training, const int* tokens, const int* targets, long B, long T) {
@@ -42,5 +42,7 @@ float ddl_step(Training* training, const int* tokens, const int* targets, long B
 }
 
 /// Writes the gradient as a checkpoint.
-void ddl_save_gradient(Training* training, const char* path) { ddl::save_transformer(training->gradient, path); }
+void ddl_save_gradient(Training* training, const char* path) {
+  ddl::save_transformer(training->gradient, path);
+}
 }

@@ -102,6 +102,7 @@ TEST_CASE("a cache holds what bytes_per_sample_and_layer says", "[model][memory]
       return test::bytes_in_use - before;
     };
     const Problem<float> problem(1, 1);
+    held(1);  // what threads keep
     const long per_layer = (held(9) - held(5)) / 4;
     const long expected = 256 * problem.net.bytes_per_sample_and_layer(memory);
     CAPTURE(static_cast<int>(memory), per_layer, expected);

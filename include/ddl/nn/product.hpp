@@ -96,7 +96,7 @@ void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, co
   // half a first-level cache.
   constexpr Index run = (std::max)(Index(16), 24 * 1024 / (mr * Index(sizeof(Scalar))) / 16 * 16);
   // What is packed at a time: at most some megabytes.
-  constexpr Index most_rows = 1024 / height * height, most_cols = 1024 / width * width, most_depth = 1024;
+  constexpr Index most_rows = 1024 / height * height, most_cols = 1024 / width * width, most_depth = 512;
 
   thread_local Vector<Scalar> panels_a, panels_b;
   const auto room = [](Vector<Scalar>& panels, Index size) {
