@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/model/delta_transformer.hpp"
 
+#include <utility>
 #include <vector>
 
+#include "ddl/core/thread_pool.hpp"
 #include "ddl/train/fit.hpp"
 #include "ddl/train/loss.hpp"
 #include "support/layer_suite.hpp"
@@ -13,9 +15,7 @@ using namespace ddl::test;
 namespace {
 
 /// Each of them, one run of the test after the other.
-Variant any_variant() {
-  return GENERATE(from_range(all_variants));
-}
+Variant any_variant() { return GENERATE(from_range(all_variants)); }
 
 std::vector<int> tokens_of(Index count, int seed = 3) {
   std::vector<int> tokens(static_cast<std::size_t>(count));
@@ -99,6 +99,33 @@ struct Repetition {
 }  // namespace
 
 TEST_CASE("the Transformer passes the suite", "[model][transformer][grad]") { check_layer<Transformer>(); }
+
+TEST_CASE("a pass has the same bits on any number of threads", "[model][transformer][threads]") {
+  const Variant variant = any_variant();
+  CAPTURE(name_of(variant));
+  const DeltaTransformer<float> model(tiny(variant, 48), 1);
+  const std::vector<int> tokens = tokens_of(200);  // enough that products and convolutions are divided
+  const TokenBatch batch{tokens, 100};
+  const auto pass = [&](const auto& executor) {
+    auto cache = model.make_cache();
+    auto gradient = zeros_like(model);
+    const Matrix<float> logits = model.forward(batch, cache, executor);
+    model.backward(batch, logits, cache, gradient, executor);
+    return std::pair(logits, gradient);
+  };
+  const auto alone = pass(Serial{});
+  for (const Index threads : {2, 3}) {
+    CAPTURE(threads);
+    const auto shared = pass(ThreadPool(threads));
+    CHECK((shared.first == alone.first));
+    for_each_parameter(
+        [](const ParameterPath& path, const auto& a, const auto& b) {
+          CAPTURE(path.str());
+          CHECK((a == b));
+        },
+        shared.second, alone.second);
+  }
+}
 
 TEST_CASE("the Transformer's gradients hold for every variant", "[model][transformer][grad]") {
   const Variant variant = any_variant();
