@@ -90,18 +90,19 @@ inline ddl::DeltaTransformerSettings model_settings(const nlohmann::json& settin
 /// A text's tokens: its beginning to learn from, its end to validate on.
 struct Split {
   std::vector<int> tokens;
-  std::size_t learned;
+  std::size_t train_size;
 
   /// @throws std::invalid_argument if a model cannot be validated on what is left.
   Split(const Coder& coder, const std::string& text, double held_out_share, Index context)
       : tokens(coder.encode(text)),
-        learned(static_cast<std::size_t>(static_cast<double>(tokens.size()) * (1 - held_out_share))) {
+        train_size(static_cast<std::size_t>(static_cast<double>(tokens.size()) * (1 - held_out_share))) {
     if (held_out().size() <= static_cast<std::size_t>(context))
-      throw std::invalid_argument("--split leaves " + std::to_string(held_out().size()) +
-                                  " tokens to validate on, expected more than --context");
+      throw std::invalid_argument("the text's end has " + std::to_string(held_out().size()) +
+                                  " tokens to validate on, expected more than the context of " +
+                                  std::to_string(context));
   }
-  std::span<const int> train() const { return std::span(tokens).first(learned); }
-  std::span<const int> held_out() const { return std::span(tokens).subspan(learned); }
+  std::span<const int> train() const { return std::span(tokens).first(train_size); }
+  std::span<const int> held_out() const { return std::span(tokens).subspan(train_size); }
 };
 
 /// `count` tokens after the prompt, as text with it. The model sees as much of what came before as fits its context.

@@ -69,7 +69,7 @@ TEST_CASE("the token convolution starts at the mean over the channels", "[residu
 }
 
 TEST_CASE("the gradients of a batch are those of its sequences", "[residual][token_convolution][grad]") {
-  const Index sequences = GENERATE(Index(2), Index(900));  // the second: more than one range of tokens
+  const Index sequences = GENERATE(Index(2), Index(1510));  // the second: ranges of tokens end within sequences
   CAPTURE(sequences);
   const TokenConvolution<double> convolution = convolution_of(4);
   const Matrix<double> X = states(3 * sequences), dx = states(sequences);
@@ -87,7 +87,7 @@ TEST_CASE("the gradients of a batch are those of its sequences", "[residual][tok
   CHECK(dX[0] == dX[1]);
   CHECK_FALSE(dX[0].isZero(0));
   for_each_parameter([](const ParameterPath&, const auto& a,
-                        const auto& b) { CHECK(error(a, b) <= identity_tolerance<double>); },
+                        const auto& b) { CHECK(error(a, b) <= slope_tolerance<double>); },
                      gradient[0], gradient[1]);
 }
 

@@ -29,10 +29,13 @@ struct Serial {
   }
 };
 
+/// How many pieces of at most `piece` cover [0, total).
+constexpr Index pieces_of(Index total, Index piece) noexcept { return (total + piece - 1) / piece; }
+
 /// Calls f(begin, end) for consecutive ranges of at most `grain` that cover [0, total).
 template <Executor E, class F>
 void for_ranges(const E& executor, Index total, Index grain, F&& f) {
-  executor.for_each((total + grain - 1) / grain,
+  executor.for_each(pieces_of(total, grain),
                     [&](Index piece) { f(piece * grain, (std::min)(total, (piece + 1) * grain)); });
 }
 

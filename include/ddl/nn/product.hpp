@@ -24,10 +24,12 @@ struct View {
       : data(x.data()),
         rows(x.rows()),
         cols(x.cols()),
-        stride(int(Derived::RowsAtCompileTime) == 1 && Derived::IsRowMajor ? 1 : x.outerStride()),
+        stride(int(Derived::RowsAtCompileTime) == 1 && Derived::IsRowMajor ? x.innerStride()
+                                                                           : x.outerStride()),
         row_major(Derived::IsRowMajor && int(Derived::RowsAtCompileTime) != 1) {
     static_assert(bool(Derived::Flags & Eigen::DirectAccessBit),
                   "ddl: a product takes matrices, maps and blocks");
+    eigen_assert(x.rows() == 1 || x.innerStride() == 1);
   }
   Scalar* at(Index i, Index j) const { return data + (row_major ? i * stride + j : i + j * stride); }
 };
@@ -44,8 +46,6 @@ void begin_tile(const View<Scalar>& c, Index i, Index j, Index m, Index n, Start
     else
       std::copy_n(bias + i, m, c.at(i, col));
 }
-
-constexpr Index pieces_of(Index size, Index piece) noexcept { return (size + piece - 1) / piece; }
 
 #ifdef EIGEN_USE_BLAS
 
@@ -75,9 +75,32 @@ void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, co
 
 #else
 
+/// Room for the packed operands of a product. A thread keeps it from one product to the next, so that a training
+/// step allocates nothing; a product that begins on the same thread while this one waits for others has its own.
+template <class Scalar>
+struct Panels {
+  Vector<Scalar> a, b;
+
+  Panels() { exchange(); }
+  ~Panels() { exchange(); }
+  Panels(const Panels&) = delete;
+  Panels& operator=(const Panels&) = delete;
+
+  static Scalar* room(Vector<Scalar>& panels, Index size) {
+    if (panels.size() < size) panels.resize(size);
+    return panels.data();
+  }
+
+ private:
+  void exchange() {
+    thread_local Vector<Scalar> kept_a, kept_b;
+    a.swap(kept_a);
+    b.swap(kept_b);
+  }
+};
+
 /// Eigen's kernel runs along panels into which both operands are packed first. Eigen's own product packs for
-/// itself alone; here all threads share the panels, so that tiles may be small and nothing is packed twice.
-/// The panels are kept, two a thread, so that a training step allocates nothing.
+/// itself alone; here all threads share the panels, so that tiles may be small without being packed each anew.
 template <int OrderA, int OrderB, class Scalar, Executor E>
 void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, const View<Scalar>& c,
                     Start start, const Scalar* bias, const E& executor) {
@@ -92,24 +115,21 @@ void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, co
   using Kernel = internal::gebp_kernel<Scalar, Scalar, Index, ToC, Traits::mr, Traits::nr, false, false>;
   constexpr Index mr = Traits::mr, nr = Traits::nr;  // rows and columns that the kernel takes at once
   constexpr Index height = pieces_of(96, mr) * mr, width = pieces_of(64, nr) * nr;
-  // The depth after which sums are stored: mr rows of A, which the kernel reads again and again, then fill
-  // half a first-level cache.
+  // The depth after which sums are stored: mr rows of A, which the kernel reads again and again, then take
+  // 24 KiB, and leave room for B in a first-level cache of 32.
   constexpr Index run = (std::max)(Index(16), 24 * 1024 / (mr * Index(sizeof(Scalar))) / 16 * 16);
   // What is packed at a time: at most some megabytes.
   constexpr Index most_rows = 1024 / height * height, most_cols = 1024 / width * width, most_depth = 512;
 
-  thread_local Vector<Scalar> panels_a, panels_b;
-  const auto room = [](Vector<Scalar>& panels, Index size) {
-    if (panels.size() < size) panels.resize(size);
-    return panels.data();
-  };
+  Panels<Scalar> panels;
   for (Index i0 = 0; i0 < c.rows; i0 += most_rows)
     for (Index j0 = 0; j0 < c.cols; j0 += most_cols)
       for (Index k0 = 0; k0 == 0 || k0 < a.cols; k0 += most_depth) {
         const Index rows = (std::min)(most_rows, c.rows - i0), down = pieces_of(rows, height);
         const Index cols = (std::min)(most_cols, c.cols - j0), across = pieces_of(cols, width);
         const Index depth = (std::min)(most_depth, a.cols - k0);
-        Scalar *packed_a = room(panels_a, rows * depth), *packed_b = room(panels_b, cols * depth);
+        Scalar *packed_a = panels.room(panels.a, rows * depth),
+               *packed_b = panels.room(panels.b, cols * depth);
         const auto for_runs = [&](const auto& f) {
           for (Index k = 0; k < depth; k += run) f(k, (std::min)(run, depth - k));
         };

@@ -86,13 +86,20 @@ struct EmbeddingConvolution {
     const Index m = value_channels, T = sequence_length(where, cache.length, x.cols());
     check_shape(where, "dx", dx, width, x.cols());
     check_shape(where, "dX", dX, width, x.cols() * m);
+    if (repeats())
+      return for_ranges(executor, x.cols(), columns_per_piece(width * m), [&](Index begin, Index end) {
+        for (Index n = begin; n < end; ++n) {
+          auto slope = column(dx, n);
+          slope = column(dX, n * m);
+          for (Index j = 1; j < m; ++j) slope += column(dX, n * m + j);
+        }
+      });
     detail::sum_over_tokens(
         x.cols(), width, cache.mix.cols(), cache.dmix, executor, [&](Index begin, Index end, auto& sum) {
           for (Index n = begin; n < end; ++n) {
             auto slope = column(dx, n);
             slope.setZero();
             for (Index j = 0; j < m; ++j) {
-              if (repeats()) slope += column(dX, n * m + j);
               for (Index back = 0; back < taps(n % T); ++back)
                 column(sum, tap(back, j)) += column(dX, n * m + j) * column(x, n - back);
               for (Index ahead = 0; ahead < taps(T - 1 - n % T); ++ahead)

@@ -43,8 +43,8 @@ void mix_windows(const S& states, const W& w, Index channels, Index T, X& x, con
 template <class Sums, Executor E, class F>
 void sum_over_tokens(Index N, Index rows, Index cols, Sums& sums, const E& executor, const F& f) {
   constexpr Index most = 16;
-  const Index grain = (std::max)(columns_per_piece(rows * cols), (N + most - 1) / most);
-  const Index ranges = (N + grain - 1) / grain;
+  const Index grain = (std::max)(columns_per_piece(rows * cols), pieces_of(N, most));
+  const Index ranges = pieces_of(N, grain);
   sums.resize(rows, cols * (std::max)(Index(1), ranges));
   sums.leftCols(cols).setZero();
   for_ranges(executor, N, grain, [&](Index begin, Index end) {
@@ -52,8 +52,9 @@ void sum_over_tokens(Index N, Index rows, Index cols, Sums& sums, const E& execu
     sum.setZero();
     f(begin, end, sum);
   });
-  executor.for_each(cols, [&](Index c) {
-    for (Index range = 1; range < ranges; ++range) column(sums, c) += column(sums, range * cols + c);
+  for_ranges(executor, cols, columns_per_piece(rows * ranges), [&](Index begin, Index end) {
+    for (Index c = begin; c < end; ++c)
+      for (Index range = 1; range < ranges; ++range) column(sums, c) += column(sums, range * cols + c);
   });
 }
 
