@@ -103,11 +103,17 @@ namespace {
 /// Runs a product of its own before the pieces, on the same thread, as an executor may that does other work while it
 /// waits.
 struct Interrupting {
+  mutable bool inside = false;
+
   void for_each(Index pieces, const auto& f) const {
-    const Matrix<double> a = Matrix<double>::Ones(200, 200);
-    Matrix<double> c(200, 200);
-    product(a, a, c, Serial{});
-    if (!(c.array() == 200).all()) FAIL("the other product is wrong");
+    if (!inside) {
+      inside = true;
+      const Matrix<double> a = Matrix<double>::Ones(200, 200);
+      Matrix<double> c(200, 200);
+      product(a, a, c, *this);
+      if (!(c.array() == 200).all()) FAIL("the other product is wrong");
+      inside = false;
+    }
     Serial{}.for_each(pieces, f);
   }
 };
