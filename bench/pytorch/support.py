@@ -2,6 +2,7 @@
 """What the comparisons with PyTorch share: building our side, and timing in turns."""
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -23,10 +24,16 @@ def arguments(description, **more):
 
 def build_library(source, eigen, flags):
     library = os.path.join(tempfile.mkdtemp(), source + ".so")
+    optimise = ["-O3", "-DNDEBUG", "-march=native"]
     subprocess.run(
-        ["g++", "-std=c++20", "-O3", "-DNDEBUG", "-march=native", "-fPIC", "-shared", "-pthread",
+        ["g++", "-std=c++20", *optimise, "-fPIC", "-shared", "-pthread",
          "-I" + os.path.join(HERE, "..", "..", "include"), "-isystem", eigen, os.path.join(HERE, source),
          "-o", library, *shlex.split(flags)], check=True)
+    compiler = subprocess.run(["g++", "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.split("\n")[0]
+    macros = subprocess.run(["g++", "-E", "-dM", "-x", "c++", "-isystem", eigen, "-include", "Eigen/Core", os.devnull],
+                            check=True, stdout=subprocess.PIPE, text=True).stdout
+    version = (re.search(rf"#define EIGEN_{part}_VERSION (\d+)", macros).group(1) for part in ("WORLD", "MAJOR", "MINOR"))
+    print(f"{compiler}, {' '.join(optimise)} {flags}, Eigen {'.'.join(version)}")
     return library
 
 

@@ -206,6 +206,15 @@ def read_safetensors(path):
     return metadata, tensors
 
 
+def error(got, wanted):
+    return ((got.detach().flatten() - wanted.detach().flatten()).norm() / wanted.norm()).item()
+
+
+def largest(errors):
+    """NaN if one is, which max() would drop."""
+    return torch.tensor(errors).max().item()
+
+
 def check(path):
     metadata, tensors = read_safetensors(path)
     model = Transformer(Settings(metadata["variant"], **json.loads(metadata["config"])))
@@ -217,13 +226,10 @@ def check(path):
         for name, p in parameters.items():
             p.copy_(given[name].view_as(p))
 
-    def error(got, wanted):
-        return ((got.detach().flatten() - wanted.flatten()).norm() / wanted.norm()).item()
-
     tokens, targets = tensors["idx"].long(), tensors["targets"].long()
     loss_of(model, tokens, targets).backward()
-    values = max(error(model(tokens), tensors["logits"]), error(loss_of(model, tokens, targets), tensors["loss"]))
-    gradients = max(error(p.grad, tensors["grad." + name]) for name, p in parameters.items())
+    values = largest([error(model(tokens), tensors["logits"]), error(loss_of(model, tokens, targets), tensors["loss"])])
+    gradients = largest([error(p.grad, tensors["grad." + name]) for name, p in parameters.items()])
     passes = values <= 1e-11 and gradients <= 1e-10
     print(f"{path}: logits, loss {values:.1e}  gradients {gradients:.1e}  {'PASS' if passes else 'FAIL'}")
     return passes

@@ -28,6 +28,8 @@ Training* ddl_make(const char* path, long threads, int mode) {
   return new Training{ddl::ThreadPool(threads), std::move(model), std::move(gradient), std::move(cache), {}};
 }
 
+void ddl_free(Training* training) { delete training; }
+
 /// Forward, cross-entropy and backward on B sequences of T tokens; the gradient is set, not added to. @return the loss.
 float ddl_step(Training* training, const int* tokens, const int* targets, long B, long T) {
   auto& [pool, model, gradient, cache, slope] = *training;
