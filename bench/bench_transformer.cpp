@@ -32,8 +32,8 @@ Model::Settings settings_of(const std::string& name) {
 }
 
 struct Training {
-  explicit Training(const std::string& name, ddl::Memory memory = ddl::Memory::training)
-      : model(settings_of(name), 1), gradient(zeros_like(model)), cache(model.make_cache(tokens, memory)) {
+  explicit Training(const std::string& name)
+      : model(settings_of(name), 1), gradient(zeros_like(model)), cache(model.make_cache(tokens)) {
     ddl::Random random(2);
     for (Index n = 0; n < tokens; ++n) {
       text.push_back(static_cast<int>(random.below(256)));
@@ -114,8 +114,7 @@ void step(benchmark::State& state, const std::string& name) {
 
 void decode(benchmark::State& state, const std::string& name) {
   const Model model(settings_of(name), 1);
-  const auto beginning = model.make_decoder();
-  auto decoder = beginning;
+  auto decoder = model.make_decoder();
   std::vector<double> seconds;
   for (auto _ : state) {
     for (int i = 0; i < 128; ++i) model.decode(i, decoder);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /// @file  What a trained net does with its gates: reads a checkpoint of train_classifier or train_lm and, over what it was
-/// not trained on, prints for each layer where beta lies, whether the edit brings the readout closer to its target, how directions of successive
-/// layers stand to each other, and how many dimensions were written to; and the spectrum of the frozen shortcut.
+/// not trained on, prints for each layer where beta lies, whether the edit brings the readout closer to its target, how
+/// directions of successive layers stand to each other, and how many dimensions were written to; and the spectrum of the
+/// frozen shortcut.
 #include <algorithm>
 
 #include <ddl/analysis/gate_audit.hpp>

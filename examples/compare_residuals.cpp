@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file  The Delta rewrite beside its two controls, write-only (X + beta k v^T) and additive (X + F(X)), at equal
-/// parameters, seeds, data order and steps (the additive one's hidden layers are widened to the parameters of the others), over several seeds.
+/// parameters, seeds, data order and steps (the additive one's hidden layers are widened to the parameters of the others),
+/// over several seeds.
 #include <ddl/train/observers.hpp>
 
 #include "classification.hpp"

@@ -5,8 +5,8 @@
 
 4 layers, d = 256, 4 heads of 64, vocabulary 256; 4 sequences of 256 tokens, float. Both have the same weights; loss and
 gradients are compared before anything is timed. Each figure is the best of several bursts, ours and theirs in turn.
-Modes are ddl::Memory's. "MiB" is by how much a process grew at its largest while it made the model and took three steps; PyTorch keeps all activations.
-transformer.py checks PyTorch's model against reference numbers.
+Modes are ddl::Memory's. "MiB" is by how much a process grew at its largest while it made the model and took three steps;
+PyTorch keeps all activations. transformer.py checks PyTorch's model against reference numbers.
 """
 import argparse
 import ctypes
@@ -123,6 +123,7 @@ def growth(library, threads, variant, path, who):
 
     tokens, targets = batch()
     steps(tokens[:1, :8].contiguous(), targets[:1, :8].contiguous())
+    ctypes.CDLL(None).malloc_trim(0)  # or what those steps gave back would be had for nothing
     before = kib("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the high-water mark starts again
