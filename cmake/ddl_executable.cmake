@@ -1,5 +1,5 @@
 # What the project's own programs have in common; nothing here reaches whoever links ddl::ddl.
-# The presets turn warnings into errors (CMAKE_COMPILE_WARNING_AS_ERROR).
+# Only the preset dev turns warnings into errors (CMAKE_COMPILE_WARNING_AS_ERROR).
 
 if(MSVC)
   set(DDL_WARNINGS /W4)
@@ -30,6 +30,10 @@ function(ddl_native name)
     check_cxx_compiler_flag(-march=native DDL_HAS_MARCH_NATIVE)
     if(DDL_HAS_MARCH_NATIVE)
       target_compile_options(${name} PRIVATE -march=native)
+      # False alarms from GCC's own AVX-512 headers (https://gcc.gnu.org/PR105593) and, at -O3, from Eigen's.
+      if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+        target_compile_options(${name} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized -Wno-array-bounds)
+      endif()
     endif()
   endif()
 endfunction()
