@@ -19,14 +19,14 @@ struct Leaf {
   Eigen::MatrixXd weight;
   Eigen::VectorXd bias;
   static constexpr auto parameters() {
-    return std::tuple(field("weight", &Leaf::weight), vector_field("bias", &Leaf::bias));
+    return std::tuple(parameter("weight", &Leaf::weight), vector_parameter("bias", &Leaf::bias));
   }
 };
 
 struct Norm {
   using Scalar = double;
   Eigen::Vector3d gain;
-  static constexpr auto parameters() { return std::tuple(vector_field("gain", &Norm::gain)); }
+  static constexpr auto parameters() { return std::tuple(vector_parameter("gain", &Norm::gain)); }
 };
 
 struct Block {
@@ -35,7 +35,7 @@ struct Block {
   std::optional<Norm> norm;
   std::variant<Leaf, Norm> gate;
   static constexpr auto parameters() {
-    return std::tuple(field("leaf", &Block::leaf), field("norm", &Block::norm), field("gate", &Block::gate));
+    return std::tuple(parameter("leaf", &Block::leaf), parameter("norm", &Block::norm), parameter("gate", &Block::gate));
   }
 };
 
@@ -45,15 +45,15 @@ struct Net {
   std::vector<Block> blocks;
   std::optional<Leaf> head;
   static constexpr auto parameters() {
-    return std::tuple(field("embedding", &Net::embedding), field("blocks", &Net::blocks),
-                      field("head", &Net::head));
+    return std::tuple(parameter("embedding", &Net::embedding), parameter("blocks", &Net::blocks),
+                      parameter("head", &Net::head));
   }
 };
 
 struct Biases {
   using Scalar = double;
   std::vector<Eigen::VectorXd> all;
-  static constexpr auto parameters() { return std::tuple(vector_field("all", &Biases::all)); }
+  static constexpr auto parameters() { return std::tuple(vector_parameter("all", &Biases::all)); }
 };
 
 Leaf leaf(Index rows, Index cols) { return {Eigen::MatrixXd::Ones(rows, cols), Eigen::VectorXd::Ones(rows)}; }

@@ -21,7 +21,7 @@ struct Scaling {
 
   Vector<Scalar> weight;
 
-  static constexpr auto parameters() { return std::tuple(vector_field("weight", &Scaling::weight)); }
+  static constexpr auto parameters() { return std::tuple(vector_parameter("weight", &Scaling::weight)); }
 
   Scaling() = default;
   Scaling(Index in, Index, const Settings&, Random&) : weight(Vector<Scalar>::Ones(in)) {}
@@ -48,7 +48,7 @@ struct SharedBeta {
 
   Vector<Scalar> beta;
 
-  static constexpr auto parameters() { return std::tuple(vector_field("beta", &SharedBeta::beta)); }
+  static constexpr auto parameters() { return std::tuple(vector_parameter("beta", &SharedBeta::beta)); }
 
   SharedBeta() = default;
   SharedBeta(const Settings&, Index, Random&) : beta(Vector<Scalar>::Ones(1)) {}

@@ -5,7 +5,7 @@
 /// names its members once,
 ///
 ///     static constexpr auto parameters() {
-///       return std::tuple(field("weight", &Linear::weight), vector_field("bias", &Linear::bias));
+///       return std::tuple(parameter("weight", &Linear::weight), vector_parameter("bias", &Linear::bias));
 ///     }
 ///
 /// and for_each_parameter walks any number of such values side by side. Members may be Eigen matrices, other
@@ -30,7 +30,7 @@
 namespace ddl {
 
 template <class Part, class Member>
-struct Field {
+struct Parameter {
   std::string_view name;
   Member Part::*member;
   int rank;
@@ -38,12 +38,12 @@ struct Field {
 
 /// A matrix parameter, or a part, or a container of parts.
 template <class Part, class Member>
-constexpr Field<Part, Member> field(std::string_view name, Member Part::*member) {
+constexpr Parameter<Part, Member> parameter(std::string_view name, Member Part::*member) {
   return {name, member, 2};
 }
 /// A parameter that is one-dimensional by meaning (a bias, a norm's weight), which weight decay leaves alone.
 template <class Part, class Member>
-constexpr Field<Part, Member> vector_field(std::string_view name, Member Part::*member) {
+constexpr Parameter<Part, Member> vector_parameter(std::string_view name, Member Part::*member) {
   return {name, member, 1};
 }
 
@@ -181,6 +181,16 @@ void for_each_parameter(F&& f, Model& model, Rest&... rest) {
   const detail::Counterparts<Plain> models{{const_cast<Plain*>(&model), const_cast<Plain*>(&rest)...},
                                            1 + sizeof...(Rest)};
   detail::walk<Scalar>(ParameterPath{}, models, const_cast<std::remove_const_t<Visitor>*>(&f), +visit);
+}
+
+/// @throws std::invalid_argument, naming `what` and the first parameter, if the models differ in depth, kind or a shape.
+template <class Model>
+void check_same_shapes(const char* where, const char* what, const Model& model, const Model& other) {
+  try {
+    for_each_parameter([](const ParameterPath&, const auto&...) {}, model, other);
+  } catch (const std::invalid_argument& difference) {
+    throw std::invalid_argument(std::string(where) + ": " + what + " does not fit the model: " + difference.what());
+  }
 }
 
 /// A value of the model's type and shapes with every parameter zero: a gradient, a moment.

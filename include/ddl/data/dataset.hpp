@@ -102,8 +102,8 @@ struct Standardisation {
   Vector<Scalar> mean, deviation;
 
   static constexpr auto parameters() {
-    return std::tuple(vector_field("mean", &Standardisation::mean),
-                      vector_field("deviation", &Standardisation::deviation));
+    return std::tuple(vector_parameter("mean", &Standardisation::mean),
+                      vector_parameter("deviation", &Standardisation::deviation));
   }
 
   Standardisation() = default;

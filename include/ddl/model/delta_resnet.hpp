@@ -3,6 +3,9 @@
 /// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417.
 #pragma once
 
+#include <cstdint>
+#include <limits>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -16,51 +19,67 @@ struct DeltaResNetSettings {
   Index outputs = 0;
   Index width = Width == Dynamic ? 64 : Width;                          ///< d
   Index value_channels = ValueChannels == Dynamic ? 1 : ValueChannels;  ///< m
-  Index depth = 8;  ///< blocks; 0 leaves the embedding and the head
+  Index depth = 8;  ///< layers; with 0 of them the net is the embedding and the head
   BlockSettings block = {};
 };
 
-/// logits = head(norm(readout(X_depth))),  X_{l+1} = block_l(X_l),  X_0 = embedding(x) as d x m.
+/// logits = head(norm(readout(X_depth))),  X_{l+1} = layer_l(X_l),  X_0 = embedding(x) as d x m.
 ///
 ///   x: inputs x N    logits: outputs x N    X: d x (N m)
 ///
-/// A net is a value: its gradient is another net (zeros_like). Passes are const; one net serves many threads,
-/// each with its own cache.
+/// A net is a value: its gradient is another net (zeros_like). All passes are const; threads may share a net, each with
+/// its own tape. One training step by hand:
+///
+///     ddl::DeltaResNet<float> net({.inputs = 784, .outputs = 10, .width = 64, .value_channels = 4}, seed);
+///     auto tape = net.make_tape();
+///     auto gradient = ddl::zeros_like(net);
+///     const auto& logits = net.forward(x, tape);
+///     double loss = ddl::softmax_cross_entropy(logits, labels, dlogits);
+///     net.backward(dlogits, tape, gradient);
+///     optimizer.step(net, gradient);
 template <class Scalar_, int Width = Dynamic, int ValueChannels = Dynamic,
-          class Block_ = DeltaResidualBlock<Scalar_, Width, ValueChannels>>
-struct DeltaResNet {
+          class Block = DeltaResidualBlock<Scalar_, Width, ValueChannels>>
+struct DeltaResNet : DeltaStack<Block> {
   using Scalar = Scalar_;
-  using Block = Block_;
+  using Stack = DeltaStack<Block>;
   using Settings = DeltaResNetSettings<typename Block::Settings, Width, ValueChannels>;
-  using Input = ConstBatchRef<Scalar, Dynamic>;
-  using Compressor = typename decltype(Block::compressor)::value_type;
+  using Input = ConstBatchRef<Scalar>;
 
-  /// Every buffer of a pass over N samples, made by make_cache and sized by the first pass.
+  /// Every buffer of a pass over N samples, from make_tape and sized by the first pass.
   template <int Tokens = Dynamic>
-  struct Cache : StackCache<Block, Tokens> {
-    typename Compressor::template Cache<Tokens> readout;
-    typename RmsNorm<Scalar, Width>::template Cache<Tokens> norm;
-    Matrix<Scalar, Width, Tokens> features;  ///< what the head reads
-    Matrix<Scalar, Dynamic, Tokens> logits;
-    Matrix<Scalar, Width, Tokens> feature_gradient;
+  struct Tape : Stack::template Tape<Tokens> {
+    Matrix<Scalar, Dynamic, Tokens> inputs, logits;
+  };
+
+  /// Sequences of samples that are being continued, from make_state. For a net whose parts look at one sample at a time,
+  /// the default, it is scratch memory.
+  template <int Tokens = Dynamic>
+  struct State : Stack::template StackState<Tokens> {
+    Matrix<Scalar, Dynamic, Tokens> inputs, logits;
+
+    static constexpr auto parameters() {
+      return std::tuple(parameter("layers", &State::layers), parameter("readout", &State::readout));
+    }
+    /// Begins new sequences.
+    void reset() {
+      set_zero(*this);
+      this->position = 0;
+    }
   };
 
   Linear<Scalar, Dynamic, times(Width, ValueChannels)> embedding;
-  std::vector<Block> blocks;
-  Compressor readout;
-  RmsNorm<Scalar, Width> norm;
   Linear<Scalar, Width, Dynamic> head;
+  using Stack::layers, Stack::norm, Stack::readout, Stack::width;
 
   static constexpr auto parameters() {
-    return std::tuple(field("embedding", &DeltaResNet::embedding), field("blocks", &DeltaResNet::blocks),
-                      field("readout", &DeltaResNet::readout), field("norm", &DeltaResNet::norm),
-                      field("head", &DeltaResNet::head));
+    return std::tuple(parameter("embedding", &DeltaResNet::embedding), parameter("layers", &DeltaResNet::layers),
+                      parameter("readout", &DeltaResNet::readout), parameter("norm", &DeltaResNet::norm),
+                      parameter("head", &DeltaResNet::head));
   }
 
   DeltaResNet() = default;
   /// @throws std::invalid_argument if a size or a setting is out of range.
-  explicit DeltaResNet(const Settings& settings, std::uint64_t seed = 0)
-      : DeltaResNet(settings, Random(seed)) {}
+  explicit DeltaResNet(const Settings& settings, std::uint64_t seed = 0) : DeltaResNet(settings, Random(seed)) {}
   DeltaResNet(const Settings& settings, Random random) {
     constexpr const char* where = "ddl::DeltaResNet";
     const Index d = settings.width, m = settings.value_channels;
@@ -72,103 +91,110 @@ struct DeltaResNet {
     check_fixed(where, "width", d, Width);
     check_fixed(where, "value_channels", m, ValueChannels);
     embedding = {settings.inputs, d * m, random};
-    blocks.reserve(static_cast<std::size_t>(settings.depth));
-    for (Index i = 0; i < settings.depth; ++i) blocks.emplace_back(d, m, settings.block, random);
-    readout = {settings.block.compressor, d, m, random};
-    norm = RmsNorm<Scalar, Width>(d, settings.block.norm_eps);
+    layers.reserve(static_cast<std::size_t>(settings.depth));
+    for (Index i = 0; i < settings.depth; ++i) layers.emplace_back(d, m, settings.block, random);
+    readout = {d, m, settings.block.compressor, random};
+    norm = {d, d, settings.block.norm, random};
     head = {d, settings.outputs, random};
   }
 
   Index inputs() const noexcept { return embedding.inputs(); }
   Index outputs() const noexcept { return head.outputs(); }
-  Index width() const noexcept { return norm.weight.size(); }
-  Index value_channels() const noexcept { return embedding.outputs() / width(); }
-  Index depth() const noexcept { return static_cast<Index>(blocks.size()); }
+  Index value_channels() const noexcept { return width() > 0 ? embedding.outputs() / width() : 0; }
+  Index depth() const noexcept { return static_cast<Index>(layers.size()); }
 
-  /// What one more layer adds to a cache, in bytes per sample.
-  Index bytes_per_sample_and_layer(Memory memory) const {
-    if (blocks.empty() || memory == Memory::inference) return 0;
-    const Index state = stores_states(memory) ? width() * value_channels() : 0;
-    const Index activations = stores_activations(memory) ? blocks.front().activation_scalars() : 0;
-    return (state + blocks.front().edit_scalars() + activations) * static_cast<Index>(sizeof(Scalar));
-  }
-
-  /// A cache for passes over `samples` samples at once; passes over another number resize it. One for
-  /// inference is complete; one for training takes its memory in the first step.
+  /// A tape for passes over any number of samples. The first pass over a number of samples allocates its buffers.
+  /// @throws std::invalid_argument if the net is empty.
   template <int Tokens = Dynamic>
-  Cache<Tokens> make_cache(Index samples = Tokens == Dynamic ? 0 : Tokens,
-                           Memory memory = Memory::training) const {
-    if (samples < 0) fail("ddl::DeltaResNet::make_cache", "samples", std::to_string(samples), "at least 0");
-    check_fixed("ddl::DeltaResNet::make_cache", "samples", samples, Tokens);
-    Cache<Tokens> cache;
-    cache.hold(blocks.size(), memory);
-    prepare(cache, samples);
-    if (memory == Memory::inference) forward(Matrix<Scalar>::Zero(inputs(), samples), cache);
-    return cache;
+  Tape<Tokens> make_tape(Memory memory = Memory::training) const {
+    Tape<Tokens> tape;
+    TapeUse::check_sizes("ddl::DeltaResNet::make_tape", "the net", sizes(), sizes());
+    Stack::make_tape(tape, memory, sizes());
+    return tape;
   }
 
-  /// @return the logits, outputs x N, which live in the cache.
-  /// @throws std::invalid_argument if x has the wrong number of rows or the cache was made for another net.
-  template <int Tokens, Executor E = Serial>
-  const Matrix<Scalar, Dynamic, Tokens>& forward(const Input& x, Cache<Tokens>& cache,
-                                                 const E& executor = {}) const {
-    check_shape("ddl::DeltaResNet::forward", "x", x, inputs(), x.cols());
-    cache.check("ddl::DeltaResNet::forward", blocks.size());
-    prepare(cache, x.cols());
-    embedding.forward(x, flat(cache.states.front()), executor);
-    stack_forward(blocks, cache, executor);
-    norm.forward(readout.forward(cache.states.back(), cache.readout, executor), cache.features, cache.norm,
-                 executor);
-    head.forward(cache.features, cache.logits, executor);
-    return cache.logits;
-  }
-
-  /// forward for real-time use: one sample never throws and never allocates. The cache comes from make_cache(samples,
-  /// Memory::inference), x is column-major, inputs x samples: that is asserted, and without assertions another x or
-  /// cache ends the program or allocates. More samples at once need one call on each thread to warm up.
+  /// @param pass  who runs it; its length is 1 unless the samples are tokens of sequences and a part looks along them.
+  /// @return the logits, outputs x N, which live in the tape.
+  /// @throws std::invalid_argument if x has the wrong number of rows, or the tape was made for another net.
   template <int Tokens>
-  const Matrix<Scalar, Dynamic, Tokens>& infer(const Input& x, Cache<Tokens>& cache) const noexcept {
-    eigen_assert(cache.memory == Memory::inference && x.rows() == inputs() &&
-                 x.cols() == cache.logits.cols());
-    return forward(x, cache);
+  const Matrix<Scalar, Dynamic, Tokens>& forward(const Input& x, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    constexpr const char* where = "ddl::DeltaResNet::forward";
+    Stack::begin_forward(where, tape, sizes(), x.cols());
+    check_shape(where, "x", x, inputs(), x.cols());
+    pass.sequences(where, x.cols());
+    if (tape.memory != Memory::inference) tape.inputs = x;
+    embedding.forward(x, flat(tape.states.front()), pass);
+    Stack::forward_stack(tape, pass);
+    tape.logits.resize(outputs(), x.cols());
+    head.forward(tape.features, tape.logits, pass);
+    if (tape.memory != Memory::inference) tape.use.end_forward(this, pass.length);
+    return tape.logits;
   }
 
-  /// Adds the gradients of all parameters to `gradient`. `dlogits`: dL/dlogits, outputs x N. The cache of the
-  /// forward pass is used up. @throws std::invalid_argument if a shape does not fit or the cache is for
-  /// inference.
-  template <int Tokens, Executor E = Serial>
-  void backward(const Input& x, const Input& dlogits, Cache<Tokens>& cache, DeltaResNet& gradient,
-                const E& executor = {}) const {
+  /// Adds the gradients of all parameters to `gradient`. Uses up the tape of the forward pass.
+  /// @param dlogits  dL/dlogits, outputs x N.
+  /// @throws std::invalid_argument if a shape does not fit, or the last pass with the tape was not a forward pass of this
+  /// net.
+  template <int Tokens>
+  void backward(const Input& dlogits, Tape<Tokens>& tape, DeltaResNet& gradient,
+                const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaResNet::backward";
-    check_shape(where, "x", x, inputs(), cache.logits.cols());
-    check_shape(where, "dlogits", dlogits, outputs(), cache.logits.cols());
-    cache.check_training(where, blocks.size());
-    const Index N = x.cols();
-    auto& dX = cache.state_gradient;
-    dX.setZero(width(), N * value_channels());
-    cache.feature_gradient.resize(width(), N);
-    head.backward_parameters(cache.features, dlogits, gradient.head, executor);
-    head.backward_input(dlogits, cache.feature_gradient, executor);
-    norm.backward(readout.output(cache.states.back(), cache.readout), cache.norm, cache.feature_gradient,
-                  cache.feature_gradient, gradient.norm, executor);
-    readout.backward(cache.states.back(), cache.readout, cache.feature_gradient, dX, gradient.readout,
-                     executor);
-    stack_backward(blocks, cache, gradient.blocks, executor);
-    embedding.backward_parameters(x, flat(dX), gradient.embedding, executor);
+    check_same_shapes(where, "the gradient", *this, gradient);
+    check_shape(where, "dlogits", dlogits, outputs(), tape.logits.cols());
+    const Pass pass(executor, tape.use.begin_backward(where, this));
+    tape.dfeatures.resize(width(), dlogits.cols());
+    head.backward_parameters(tape.features, dlogits, gradient.head, pass);
+    head.input_gradient(dlogits, tape.dfeatures, pass);
+    Stack::backward_stack(tape, gradient, pass);
+    embedding.backward_parameters(tape.inputs, flat(tape.dstates), gradient.embedding, pass);
+  }
+
+  /// The state of `sequences` sequences of at most `capacity` samples each; for independent samples, of as many of them
+  /// as one call of infer takes. The capacity costs memory only if a part remembers every sample, as attention does.
+  /// @throws std::invalid_argument if the net is empty or a number is below 1.
+  template <int Tokens = 1>
+  State<Tokens> make_state(Index sequences = Tokens == Dynamic ? 1 : Tokens,
+                           Index capacity = std::numeric_limits<Index>::max()) const {
+    constexpr const char* where = "ddl::DeltaResNet::make_state";
+    TapeUse::check_sizes(where, "the net", sizes(), sizes());
+    check_positive(where, "sequences", sequences);
+    check_positive(where, "capacity", capacity);
+    State<Tokens> state;
+    Stack::make_state(state, sequences, capacity, sizes());
+    state.inputs.setZero(inputs(), Tokens == Dynamic ? sequences : Tokens);
+    infer(state.inputs, state);
+    state.reset();
+    return state;
+  }
+
+  /// forward for real-time use: continues each sequence of the state by x.cols() / sequences samples. x may be any
+  /// expression, with any strides. It never throws: a shape that does not fit, or a state of another net, ends the program
+  /// with the message of the exception. One sample at a time never allocates, nor does a number of samples that the state
+  /// has seen before on the same thread.
+  /// @return the logits, outputs x N, which live in the state.
+  template <class Derived, int Tokens>
+  const Matrix<Scalar, Dynamic, Tokens>& infer(const Eigen::MatrixBase<Derived>& x, State<Tokens>& state,
+                                               const ExecutorRef& executor = {}) const noexcept {
+    constexpr const char* where = "ddl::DeltaResNet::infer";
+    const Pass pass = Stack::begin_infer(where, state, sizes(), x.cols(), executor);
+    check_shape(where, "x", x, inputs(), x.cols());
+    state.inputs = x;
+    embedding.forward(state.inputs, flat(state.tape.states.front()), pass);
+    Stack::infer_stack(state, pass);
+    state.logits.resize(outputs(), x.cols());
+    head.forward(state.tape.features, state.logits, pass);
+    state.position += pass.length;
+    return state.logits;
   }
 
  private:
+  ModelSizes sizes() const { return {inputs(), outputs(), width(), value_channels(), depth()}; }
+
   /// The states of N samples as N columns of d m entries: the same memory.
-  template <class State>
-  auto flat(State& state) const {
+  template <class States>
+  auto flat(States& states) const {
     return Eigen::Map<Matrix<Scalar, times(Width, ValueChannels), Dynamic>>(
-        state.data(), width() * value_channels(), state.cols() / value_channels());
-  }
-  template <int Tokens>
-  void prepare(Cache<Tokens>& cache, Index samples) const {
-    for (auto& state : cache.states) state.resize(width(), samples * value_channels());
-    cache.features.resize(width(), samples);
-    cache.logits.resize(outputs(), samples);
+        states.data(), width() * value_channels(), states.cols() / value_channels());
   }
 };
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-/// @file  The DDL Transformer: a decoder-only language model of Delta residual blocks, and its decoding.
-/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the Transformer instantiation; what the paper and
-/// the authors' code do differently is a setting.
+/// @file  The DDL Transformer: a decoder-only language model of Delta residual blocks.
+/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the Transformer instantiation. Where the paper and the
+/// authors' code differ there is a setting.
 #pragma once
 
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -16,16 +17,16 @@
 #include "ddl/nn/attention.hpp"
 #include "ddl/nn/embedding.hpp"
 #include "ddl/nn/swiglu.hpp"
-#include "ddl/residual/channel_convolution.hpp"
-#include "ddl/residual/embedding_convolution.hpp"
-#include "ddl/residual/one_of.hpp"
+#include "ddl/residual/channel_convolution_compressor.hpp"
 #include "ddl/residual/stack.hpp"
-#include "ddl/residual/token_convolution.hpp"
+#include "ddl/residual/state_expansion.hpp"
+#include "ddl/residual/token_convolution_compressor.hpp"
+#include "ddl/residual/variant_part.hpp"
 
 namespace ddl {
 
-/// The paper's models. vdim1: m = 1. tc, cc: the compressor convolves over tokens, or over value channels;
-/// without _ec every channel of the first state is the embedding, with it a convolution over tokens.
+/// The paper's models. vdim1: m = 1. tc, cc: the compressor convolves over tokens, or over value channels. The first
+/// state repeats the embedding in every channel, or with _ec is a convolution over tokens.
 enum class Variant { vdim1, tc, tc_ec, cc, cc_ec };
 inline constexpr std::array all_variants = {Variant::vdim1, Variant::tc, Variant::tc_ec, Variant::cc,
                                             Variant::cc_ec};
@@ -35,28 +36,30 @@ constexpr const char* name_of(Variant variant) noexcept {
   return names[static_cast<int>(variant)];
 }
 
-/// Settings are those of the parts. By default m = 1; settings_of(Variant) has the others.
+/// By default m = 1; settings_of(Variant) gives the paper's models.
+template <class MixerSettings = AttentionSettings>
 struct DeltaTransformerSettings {
   Index vocabulary = 256;
-  Index context = 1024;  ///< the longest sequence
-  Index layers = 12;     ///< each is two blocks: attention, then SwiGLU
+  Index context = 1024;  ///< tokens of the longest sequence
+  Index layers = 12;
   Index width = 768;
   Index value_channels = 1;
-  AttentionSettings attention = {};
+  MixerSettings mixer = {};
   SwiGluSettings mlp = {};
   std::variant<LinearGateSettings, TanhGateSettings> gate = {};
   std::variant<LinearValueSettings, ConstantValueSettings> value =
       LinearValueSettings{.source = ValueSource::compressed, .sigmoid_scale = 4};
   std::variant<CompressorSettings, TokenConvolutionSettings, ChannelConvolutionSettings> compressor = {};
-  EmbeddingConvolutionSettings expansion = {.kernel = 0};
-  Rewrite rewrite = Rewrite::delta;
+  StateExpansionSettings expansion = {};
+  UpdateRule update = UpdateRule::delta;
   double k_eps = default_k_eps;
   double norm_eps = 1e-5;
 };
 
-/// A variant with the defaults of the authors' code.
-inline DeltaTransformerSettings settings_of(Variant variant) {
-  DeltaTransformerSettings settings;
+/// A variant with the defaults of the authors' code. The paper's sizes (Table 6) are 12 layers of width 768 with 6 heads
+/// and 24 layers of width 1024 with 8 heads, with a vocabulary of 50304.
+inline DeltaTransformerSettings<> settings_of(Variant variant) {
+  DeltaTransformerSettings<> settings;
   if (variant == Variant::vdim1) return settings;
   settings.value_channels = 4;
   if (variant == Variant::tc || variant == Variant::tc_ec)
@@ -67,72 +70,142 @@ inline DeltaTransformerSettings settings_of(Variant variant) {
   return settings;
 }
 
-/// The paper's two sizes (Table 6): 12 layers of width 768 with 6 heads, 24 of width 1024 with 8.
-inline DeltaTransformerSettings small_transformer(Variant variant, Index vocabulary = 50304) {
-  DeltaTransformerSettings settings = settings_of(variant);
-  settings.vocabulary = vocabulary;
-  settings.attention.heads = 6;
-  return settings;
-}
-inline DeltaTransformerSettings medium_transformer(Variant variant, Index vocabulary = 50304) {
-  DeltaTransformerSettings settings = small_transformer(variant, vocabulary);
-  settings.layers = 24;
-  settings.width = 1024;
-  settings.attention.heads = 8;
-  return settings;
-}
+/// A layer of a Transformer: a token mixer and an MLP, each in a connection of its own, that read by one compressor.
+template <class Scalar_, Sublayer Mixer, Sublayer Mlp, GatePart Gate, ValuePart Value, CompressorPart Compressor_>
+struct TransformerLayer {
+  using Scalar = Scalar_;
+  using Compressor = Compressor_;
+  template <class SublayerPart>
+  using Connection =
+      DeltaConnection<Scalar, Dynamic, Dynamic, SublayerPart, Gate, Value, Compressor, RmsNorm<Scalar>>;
+  static constexpr int width_at_compile_time = Dynamic, channels_at_compile_time = Dynamic;
+  static constexpr std::size_t block_count = 2;
 
-/// Sequences of `length` tokens, one after the other; 0: a single one.
-struct TokenBatch {
-  std::span<const int> tokens;
-  Index length = 0;
+  struct Settings {
+    typename Connection<Mixer>::Settings mixer;
+    typename Connection<Mlp>::Settings mlp;
+  };
+  template <int Tokens = Dynamic>
+  struct Edits {
+    typename Connection<Mixer>::template Edit<Tokens> mixer;
+    typename Connection<Mlp>::template Edit<Tokens> mlp;
+  };
+  template <int Tokens = Dynamic>
+  struct Activations {
+    typename Connection<Mixer>::template Activations<Tokens> mixer;
+    typename Connection<Mlp>::template Activations<Tokens> mlp;
+  };
+  struct State {
+    using Scalar = Scalar_;
+    typename Connection<Mixer>::State mixer;
+    typename Connection<Mlp>::State mlp;
+    static constexpr auto parameters() {
+      return std::tuple(parameter("mixer", &State::mixer), parameter("mlp", &State::mlp));
+    }
+  };
+  template <int Tokens = Dynamic>
+  using Workspace = DeltaWorkspace<Scalar, Dynamic, Dynamic, Tokens>;
+
+  Compressor compressor;
+  Connection<Mixer> mixer;
+  Connection<Mlp> mlp;
+
+  static constexpr auto parameters() {
+    using L = TransformerLayer;
+    return std::tuple(parameter("compressor", &L::compressor), parameter("mixer", &L::mixer),
+                      parameter("mlp", &L::mlp));
+  }
+
+  TransformerLayer() = default;
+  TransformerLayer(Index width, Index channels, const Settings& settings, Random& random)
+      : compressor(width, channels, settings.mixer.compressor, random),
+        mixer(width, channels, settings.mixer, random),
+        mlp(width, channels, settings.mlp, random) {}
+
+  template <class F, class... Values>
+  static void for_each_block(F&& f, Values&... values) {
+    f(values.mixer...);
+    f(values.mlp...);
+  }
+  template <class F, class... Values>
+  static void for_each_block_reversed(F&& f, Values&... values) {
+    f(values.mlp...);
+    f(values.mixer...);
+  }
+  State make_state(Index sequences, Index capacity) const {
+    return {mixer.make_state(compressor, sequences, capacity), mlp.make_state(compressor, sequences, capacity)};
+  }
 };
 
-/// logits = W norm(readout(X_2L)),  X_{l+1} = block_l(X_l),  X_0 = expansion(rows of W).
+/// Sequences of `length` tokens, one after the other.
+struct TokenBatch {
+  std::span<const int> tokens;
+  std::optional<Index> length = {};  ///< all tokens are one sequence by default
+};
+
+/// logits = W norm(readout(X_L)),  X_{l+1} = layer_l(X_l),  X_0 = expansion(rows of W).
 ///
 ///   tokens: N    logits: vocabulary x N    X: d x (N m)    W: vocabulary x d, the embedding
 ///
-/// Blocks alternate attention and SwiGLU; the second of a pair reads by the compressor of the first. A variant is a
-/// choice of parts. A model is a value: its gradient is another model (zeros_like).
-template <class Scalar_>
-struct DeltaTransformer {
+/// `Mixer` is the token mixer of every layer: causal self-attention, or any sublayer. A variant of the paper is a choice of
+/// parts. A model is a value: its gradient is another model (zeros_like).
+///
+///     ddl::DeltaTransformer<float> model({.vocabulary = 256, .layers = 4, .width = 256, .mixer = {.heads = 4}}, seed);
+///     auto tape = model.make_tape();
+///     const auto& logits = model.forward({tokens, 64}, tape);       // sequences of 64 tokens
+///     model.backward(dlogits, tape, gradient);
+///
+///     auto state = model.make_state();                              // inference
+///     model.infer(prompt, state);                                   // a whole prompt at once,
+///     model.infer(next_token, state);                               // then token by token
+template <class Scalar_, Sublayer Mixer = CausalSelfAttention<Scalar_>>
+struct DeltaTransformer
+    : DeltaStack<TransformerLayer<
+          Scalar_, Mixer, SwiGlu<Scalar_>, VariantPart<LinearGate<Scalar_>, TanhGate<Scalar_>>,
+          VariantPart<LinearValue<Scalar_>, ConstantValue<Scalar_>>,
+          VariantPart<ChannelCompressor<Scalar_>, TokenConvolutionCompressor<Scalar_>,
+                      ChannelConvolutionCompressor<Scalar_>>>> {
   using Scalar = Scalar_;
-  using Settings = DeltaTransformerSettings;
-  using Compressor = OneOf<ChannelCompressor<Scalar>, TokenConvolution<Scalar>, ChannelConvolution<Scalar>>;
-  using Block =
-      DeltaResidualBlock<Scalar, Dynamic, Dynamic, OneOf<CausalSelfAttention<Scalar>, SwiGlu<Scalar>>,
-                         OneOf<LinearGate<Scalar>, TanhGate<Scalar>>,
-                         OneOf<LinearValue<Scalar>, ConstantValue<Scalar>>, Compressor>;
+  using Stack = typename DeltaTransformer::DeltaStack;
+  using Layer = typename Stack::Layer;
+  using Settings = DeltaTransformerSettings<typename Mixer::Settings>;
 
-  /// Every buffer of a pass, made by make_cache and sized by the first pass.
-  struct Cache : StackCache<Block> {
-    typename EmbeddingConvolution<Scalar>::Cache expansion;
-    typename Compressor::template Cache<> readout;
-    typename RmsNorm<Scalar>::template Cache<> norm;
-    Matrix<Scalar> embedded;  ///< d x N
-    Matrix<Scalar> features;  ///< what the head reads, d x N
+  /// Every buffer of a pass, from make_tape and sized by the first pass.
+  struct Tape : Stack::template Tape<> {
+    std::vector<int> tokens;
+    typename StateExpansion<Scalar>::Tape expansion;
+    Matrix<Scalar> embedded, dembedded;  ///< d x N
     Matrix<Scalar> logits;
-    Matrix<Scalar> feature_gradient;
   };
 
-  /// One sequence that is being decoded, of at most a number of tokens. A copy is another one with the same beginning.
-  struct Decoder {
-    Cache cache;  ///< in which each layer has what it remembers of the sequence
-    Index count = 0;
-    Index capacity = 0;
+  /// Sequences that are being continued, from make_state: what every layer remembers of them. A copy is a fork: other
+  /// sequences with the same beginning.
+  struct State : Stack::template StackState<> {
+    StateOf<StateExpansion<Scalar>> expansion;
+    typename StateExpansion<Scalar>::Tape expansion_tape;  ///< scratch memory, as what follows
+    Matrix<Scalar> embedded, logits;
+
+    static constexpr auto parameters() {
+      return std::tuple(parameter("expansion", &State::expansion), parameter("layers", &State::layers),
+                        parameter("readout", &State::readout));
+    }
+    /// Begins new sequences.
+    void reset() {
+      set_zero(*this);
+      this->position = 0;
+    }
   };
 
   TokenEmbedding<Scalar> embedding;
-  EmbeddingConvolution<Scalar> expansion;
-  std::vector<Block> blocks;
-  Compressor readout;
-  RmsNorm<Scalar> norm;
+  StateExpansion<Scalar> expansion;
   Settings settings;
+  using Stack::layers, Stack::norm, Stack::readout;
 
   static constexpr auto parameters() {
     using M = DeltaTransformer;
-    return std::tuple(field("embedding", &M::embedding), field("expansion", &M::expansion),
-                      field("blocks", &M::blocks), field("readout", &M::readout), field("norm", &M::norm));
+    return std::tuple(parameter("embedding", &M::embedding), parameter("expansion", &M::expansion),
+                      parameter("layers", &M::layers), parameter("readout", &M::readout),
+                      parameter("norm", &M::norm));
   }
 
   DeltaTransformer() = default;
@@ -145,146 +218,126 @@ struct DeltaTransformer {
     check_positive(where, "context", settings.context);
     if (settings.layers < 0) fail(where, "layers", std::to_string(settings.layers), "at least 0");
     embedding = {settings.vocabulary, d, random};
-    expansion = {settings.expansion, d, m, random};
-    typename Block::Settings block = {.sublayer = settings.attention,
-                                      .gate = settings.gate,
-                                      .value = settings.value,
-                                      .compressor = settings.compressor,
-                                      .rewrite = settings.rewrite,
-                                      .k_eps = settings.k_eps,
-                                      .norm_eps = settings.norm_eps};
-    blocks.reserve(static_cast<std::size_t>(2 * settings.layers));
-    for (Index layer = 0; layer < settings.layers; ++layer) {
-      block.sublayer = settings.attention;
-      block.shares_compressor = false;
-      blocks.emplace_back(d, m, block, random);
-      block.sublayer = settings.mlp;
-      block.shares_compressor = true;
-      blocks.emplace_back(d, m, block, random);
+    expansion = {d, m, settings.expansion, random};
+    const auto connection = [&](auto& to, const auto& sublayer) {
+      to = {.sublayer = sublayer,
+            .gate = settings.gate,
+            .value = settings.value,
+            .compressor = settings.compressor,
+            .norm = {.eps = settings.norm_eps},
+            .update = settings.update,
+            .k_eps = settings.k_eps};
+    };
+    typename Layer::Settings layer;
+    connection(layer.mixer, settings.mixer);
+    connection(layer.mlp, settings.mlp);
+    layers.reserve(static_cast<std::size_t>(settings.layers));
+    for (Index l = 0; l < settings.layers; ++l) layers.emplace_back(d, m, layer, random);
+    // The scaling of residual branches by depth of GPT-2 (Radford et al. 2019), as in the authors' code.
+    const Scalar factor = Scalar(1) / std::sqrt(static_cast<Scalar>(settings.layers));
+    for (Layer& each : layers) {
+      if constexpr (requires { each.mixer.sublayer.scale_output(factor); })
+        each.mixer.sublayer.scale_output(factor);
+      each.mlp.sublayer.scale_output(factor);
     }
-    // As many additions to a state as there are layers shall not make it grow.
-    const Scalar share = Scalar(1) / std::sqrt(static_cast<Scalar>(settings.layers));
-    for (Block& each : blocks)
-      std::visit([&](auto& sublayer) { sublayer.c_proj.weight *= share; }, each.sublayer.part);
-    readout = {settings.compressor, d, m, random};
-    norm = RmsNorm<Scalar>(d, settings.norm_eps);
+    readout = {d, m, settings.compressor, random};
+    norm = {d, d, {.eps = settings.norm_eps}, random};
   }
 
   Index vocabulary() const noexcept { return embedding.vocabulary(); }
   Index width() const noexcept { return embedding.width(); }
   Index value_channels() const noexcept { return expansion.value_channels; }
 
-  /// A cache for passes over `tokens` tokens at once; passes over another number resize it.
-  Cache make_cache(Index tokens = 0, Memory memory = Memory::training) const {
-    if (tokens < 0) fail("ddl::DeltaTransformer::make_cache", "tokens", std::to_string(tokens), "at least 0");
-    Cache cache;
-    cache.hold(blocks.size(), memory);
-    prepare(cache, tokens);
-    return cache;
+  /// A tape for passes over any number of tokens. The first pass over a number of tokens allocates its buffers.
+  /// @throws std::invalid_argument if the model is empty.
+  Tape make_tape(Memory memory = Memory::training) const {
+    Tape tape;
+    TapeUse::check_sizes("ddl::DeltaTransformer::make_tape", "the model", sizes(), sizes());
+    Stack::make_tape(tape, memory, sizes());
+    return tape;
   }
 
-  /// @return the logits, vocabulary x N, which live in the cache.
+  /// @return the logits, vocabulary x N, which live in the tape.
   /// @throws std::invalid_argument if a token is not in the vocabulary, a sequence is longer than the context, the
-  /// sequences do not fill the batch, or the cache was made for another model.
-  template <Executor E = Serial>
-  const Matrix<Scalar>& forward(const TokenBatch& batch, Cache& cache, const E& executor = {}) const {
+  /// sequences do not fill the batch, or the tape was made for another model.
+  const Matrix<Scalar>& forward(const TokenBatch& batch, Tape& tape, const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaTransformer::forward";
-    const Index N = static_cast<Index>(batch.tokens.size()), T = sequence_length(where, batch.length, N);
-    if (T > settings.context)
-      fail(where, "a sequence", std::to_string(T) + " tokens long",
-           "at most the context, " + std::to_string(settings.context));
-    cache.check(where, blocks.size());
-    cache.expansion.length = std::get<1>(cache.readout).length = T;
-    for (auto& kept : cache.activations)
-      std::get<0>(kept.sublayer).length = std::get<1>(kept.compressor).length = T;
-    return run(batch.tokens, cache, executor);
-  }
-
-  /// Adds the gradients of all parameters to `gradient`, the embedding's from both its uses. `dlogits`: dL/dlogits,
-  /// vocabulary x N. The cache of the forward pass is used up.
-  /// @throws std::invalid_argument if a shape does not fit or the cache is for inference.
-  template <Executor E = Serial>
-  void backward(const TokenBatch& batch, const ConstBatchRef<Scalar>& dlogits, Cache& cache,
-                DeltaTransformer& gradient, const E& executor = {}) const {
-    constexpr const char* where = "ddl::DeltaTransformer::backward";
     const Index N = static_cast<Index>(batch.tokens.size());
-    cache.check_training(where, blocks.size());
-    check_shape(where, "the forward pass's logits", cache.logits, vocabulary(), N);
-    check_shape(where, "dlogits", dlogits, vocabulary(), N);
-    auto &dX = cache.state_gradient, &dx = cache.feature_gradient;
-    dX.setZero(width(), N * value_channels());
-    dx.resize(width(), N);
-    add_product(dlogits, cache.features.transpose(), gradient.embedding.weight, executor);
-    product(embedding.weight.transpose(), dlogits, dx, executor);
-    const auto& X = cache.states.back();
-    norm.backward(readout.output(X, cache.readout), cache.norm, dx, dx, gradient.norm, executor);
-    readout.backward(X, cache.readout, dx, dX, gradient.readout, executor);
-    stack_backward(blocks, cache, gradient.blocks, executor);
-    expansion.backward(cache.embedded, cache.expansion, dX, dx, gradient.expansion, executor);
-    embedding.backward(batch.tokens, dx, gradient.embedding, executor);
+    const Pass pass(executor, batch.length.value_or((std::max)(Index(1), N)));
+    if (pass.length > settings.context)
+      fail(where, "a sequence", std::to_string(pass.length) + " tokens long",
+           "at most the context, " + std::to_string(settings.context));
+    pass.sequences(where, N);
+    Stack::begin_forward(where, tape, sizes(), N);
+    tape.tokens.assign(batch.tokens.begin(), batch.tokens.end());
+    tape.embedded.resize(width(), N);
+    embedding.forward(batch.tokens, tape.embedded, pass);
+    expansion.forward(tape.embedded, tape.states.front(), tape.expansion, pass);
+    Stack::forward_stack(tape, pass);
+    tape.logits.resize(vocabulary(), N);
+    product(embedding.weight, tape.features, tape.logits, executor);
+    if (tape.memory != Memory::inference) tape.use.end_forward(this, pass.length);
+    return tape.logits;
   }
 
-  /// For a sequence that begins, and has room for `capacity` tokens; 0: the context.
-  /// @throws std::invalid_argument if the capacity is below 0 or above the context.
-  Decoder make_decoder(Index capacity = 0) const {
-    if (capacity < 0 || capacity > settings.context)
-      fail("ddl::DeltaTransformer::make_decoder", "capacity", std::to_string(capacity),
-           "1 to the context, " + std::to_string(settings.context) + ", or 0 for that");
-    Decoder decoder;
-    decoder.capacity = capacity > 0 ? capacity : settings.context;
-    Cache& cache = decoder.cache;
-    cache.hold(blocks.size(), Memory::inference);
-    cache.activations.resize(blocks.size());
-    for (std::size_t l = 0; l < blocks.size(); ++l) {
-      auto& kept = cache.activations[l];
-      if (const auto* attention = std::get_if<0>(&blocks[l].sublayer.part))
-        std::get<0>(kept.sublayer).past = attention->make_key_values(decoder.capacity);
-      remember(compressor_of(blocks, l), kept.compressor);
-    }
-    remember(readout, cache.readout);
-    cache.expansion.history = expansion.make_history();
-    return decoder;
+  /// Adds the gradients of all parameters to `gradient`, the embedding's from both its uses. Uses up the tape of the
+  /// forward pass.
+  /// @param dlogits  dL/dlogits, vocabulary x N.
+  /// @throws std::invalid_argument if a shape does not fit, or the last pass with the tape was not a forward pass of this
+  /// model.
+  void backward(const ConstBatchRef<Scalar>& dlogits, Tape& tape, DeltaTransformer& gradient,
+                const ExecutorRef& executor = {}) const {
+    constexpr const char* where = "ddl::DeltaTransformer::backward";
+    check_same_shapes(where, "the gradient", *this, gradient);
+    check_shape(where, "dlogits", dlogits, vocabulary(), tape.logits.cols());
+    const Pass pass(executor, tape.use.begin_backward(where, this));
+    tape.dfeatures.resize(width(), dlogits.cols());
+    add_product(dlogits, tape.features.transpose(), gradient.embedding.weight, executor);
+    product(embedding.weight.transpose(), dlogits, tape.dfeatures, executor);
+    Stack::backward_stack(tape, gradient, pass);
+    tape.dembedded.setZero(width(), dlogits.cols());
+    expansion.backward(tape.embedded, tape.dstates, tape.dembedded, tape.expansion, gradient.expansion, pass);
+    embedding.backward(tape.tokens, tape.dembedded, gradient.embedding, pass);
   }
 
-  /// Takes one more token. @return the logits of what comes after it, vocabulary x 1: the last column of forward on
-  /// the whole sequence. Nothing is allocated after the first token.
-  /// @throws std::invalid_argument if the token is not in the vocabulary or the capacity is used up.
-  template <Executor E = Serial>
-  const Matrix<Scalar>& decode(int token, Decoder& decoder, const E& executor = {}) const {
-    constexpr const char* where = "ddl::DeltaTransformer::decode";
-    if (decoder.cache.activations.size() != blocks.size())
-      fail(where, "the decoder",
-           "for a model of " + std::to_string(decoder.cache.activations.size()) + " blocks",
-           "one from make_decoder of this model of " + std::to_string(blocks.size()));
-    if (decoder.count >= decoder.capacity)
-      fail(where, "the sequence", std::to_string(decoder.count + 1) + " tokens long",
-           "at most the capacity, " + std::to_string(decoder.capacity));
-    const Matrix<Scalar>& logits = run(std::span(&token, 1), decoder.cache, executor);
-    ++decoder.count;
-    return logits;
+  /// The state at the start of `sequences` sequences of at most `capacity` tokens each, the context by default.
+  /// @throws std::invalid_argument if the model is empty, or a number is below 1.
+  State make_state(Index sequences = 1, std::optional<Index> capacity = {}) const {
+    constexpr const char* where = "ddl::DeltaTransformer::make_state";
+    TapeUse::check_sizes(where, "the model", sizes(), sizes());
+    check_positive(where, "sequences", sequences);
+    check_positive(where, "capacity", capacity.value_or(settings.context));
+    State state;
+    Stack::make_state(state, sequences, capacity.value_or(settings.context), sizes());
+    state.expansion = ddl::make_state(expansion, sequences, state.capacity);
+    return state;
+  }
+
+  /// Continues each sequence of the state by tokens.size() / sequences tokens, those of the first sequence first. Nothing
+  /// is allocated if the state has seen this number of tokens before.
+  /// @return the logits, vocabulary x N, which live in the state: the columns of a forward pass over the whole sequences
+  /// that belong to these tokens.
+  /// @throws std::invalid_argument if a token is not in the vocabulary, the capacity would be exceeded, or the state is
+  /// that of another model; the state is left as it was.
+  const Matrix<Scalar>& infer(std::span<const int> tokens, State& state, const ExecutorRef& executor = {}) const {
+    const Index N = static_cast<Index>(tokens.size());
+    const Pass pass = Stack::begin_infer("ddl::DeltaTransformer::infer", state, sizes(), N, executor);
+    state.embedded.resize(width(), N);
+    embedding.forward(tokens, state.embedded, pass);
+    expansion.infer(state.embedded, state.tape.states.front(), state.expansion, state.expansion_tape, pass);
+    Stack::infer_stack(state, pass);
+    state.logits.resize(vocabulary(), N);
+    product(embedding.weight, state.tape.features, state.logits, executor);
+    state.position += N / state.sequences;
+    return state.logits;
+  }
+  const Matrix<Scalar>& infer(int token, State& state, const ExecutorRef& executor = {}) const {
+    return infer(std::span(&token, 1), state, executor);
   }
 
  private:
-  template <class E>
-  const Matrix<Scalar>& run(std::span<const int> tokens, Cache& cache, const E& executor) const {
-    prepare(cache, static_cast<Index>(tokens.size()));
-    embedding.forward(tokens, cache.embedded, executor);
-    expansion.forward(cache.embedded, cache.states.front(), cache.expansion, executor);
-    stack_forward(blocks, cache, executor);
-    norm.forward(readout.forward(cache.states.back(), cache.readout, executor), cache.features, cache.norm,
-                 executor);
-    product(embedding.weight, cache.features, cache.logits, executor);
-    return cache.logits;
-  }
-  void prepare(Cache& cache, Index tokens) const {
-    for (auto& state : cache.states) state.resize(width(), tokens * value_channels());
-    cache.embedded.resize(width(), tokens);
-    cache.features.resize(width(), tokens);
-    cache.logits.resize(vocabulary(), tokens);
-  }
-  static void remember(const Compressor& compressor, typename Compressor::template Cache<>& cache) {
-    if (const auto* convolution = std::get_if<1>(&compressor.part))
-      std::get<1>(cache).history = convolution->make_history();
+  ModelSizes sizes() const {
+    return {vocabulary(), vocabulary(), width(), value_channels(), static_cast<Index>(layers.size())};
   }
 };
 

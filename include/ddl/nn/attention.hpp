@@ -13,27 +13,26 @@
 
 #include "ddl/nn/linear.hpp"
 #include "ddl/nn/norm.hpp"
+#include "ddl/nn/part.hpp"
 #include "ddl/nn/rope.hpp"
-#include "ddl/nn/sequence.hpp"
 
 namespace ddl {
 
 struct AttentionSettings {
   Index heads = 1;
-  Index head_dim = 0;  ///< 0: the inputs divided by the heads
+  std::optional<Index> head_dim = {};  ///< the inputs divided by the heads by default
   double rope_base = 10000;
-  double rope_ratio = 1;  ///< of a head's dimensions, the share that is rotated, from 0 to 1
+  double rope_ratio = 1;  ///< share of a head's dimensions that is rotated, from 0 to 1
   bool qk_norm = true;
   double norm_eps = 1e-5;
 };
 
 namespace detail {
 
-/// Queries and keys in a block: the scores of two blocks fit a first- or second-level cache.
+/// Queries and keys in a block: the scores of two blocks fit a first- or second-level tape.
 inline constexpr Index attention_block = 64;
 
-/// Room for the blocks of one piece, one a thread and kept, as the panels of a product are. It holds nothing between
-/// pieces.
+/// Scratch memory for the blocks of one piece of work. Each thread allocates it once and reuses it.
 template <class Scalar>
 struct AttentionBlocks {
   using Block = Eigen::Map<Matrix<Scalar>>;
@@ -41,7 +40,7 @@ struct AttentionBlocks {
   Block scores, dscores;      ///< keys x queries
 
   explicit AttentionBlocks(Index head_dim)
-      : AttentionBlocks(head_dim, room((3 * head_dim + 2 * attention_block) * attention_block)) {}
+      : AttentionBlocks(head_dim, scratch((3 * head_dim + 2 * attention_block) * attention_block)) {}
 
  private:
   AttentionBlocks(Index head_dim, Scalar* at)
@@ -50,7 +49,7 @@ struct AttentionBlocks {
         dvalue(dkey.data() + dkey.size(), head_dim, attention_block),
         scores(dvalue.data() + dvalue.size(), attention_block, attention_block),
         dscores(scores.data() + scores.size(), attention_block, attention_block) {}
-  static Scalar* room(Index size) {
+  static Scalar* scratch(Index size) {
     thread_local Vector<Scalar> kept;
     if (kept.size() < size) kept.resize(size);
     return kept.data();
@@ -59,14 +58,14 @@ struct AttentionBlocks {
 
 }  // namespace detail
 
-/// Per head, with q = W_q c, k = W_k c, v = W_v c in rows of its own, and position t in the sequence:
+/// Causal self-attention. Per head, with q = W_q c, k = W_k c, v = W_v c and position t in the sequence:
 ///
 ///     q'_t = q_rms * rms(rotate(q_t)),   k'_t likewise       rms(x) = x / sqrt(mean(x^2) + eps)
 ///     o_t = sum over s <= t of softmax_s(q'_t . k'_s / sqrt(head_dim)) v_s
 ///
 /// and y = W_p o.   c: in x N, y: out x N, q, k, v, o: (heads head_dim) x N.
 ///
-/// The norms' weights are shared by the heads and act on the scores alone: the pass folds them into one,
+/// The norms' weights are shared by the heads and act on the scores alone: they fold into one weight
 /// w = q_rms * k_rms / sqrt(head_dim), and a score is sum_i w_i rms(q)_i rms(k)_i. No matrix of scores larger
 /// than a block exists; the backward pass computes the scores again.
 template <class Scalar_, int In = Dynamic, int Out = In>
@@ -75,33 +74,28 @@ struct CausalSelfAttention {
   using Settings = AttentionSettings;
   using Input = ConstBatchRef<Scalar, In>;
   using Output = ConstBatchRef<Scalar, Out>;
+  static constexpr PartKind kind = PartKind::sublayer;
 
-  /// What decoding keeps of one sequence: its keys and values, up to a capacity. A copy is another sequence
-  /// with the same beginning; count = 0 begins anew.
-  struct KeyValues {
-    Matrix<Scalar> key, value;  ///< (heads head_dim) x capacity
-    Index count = 0;            ///< tokens held
-    RotaryTable<Scalar> rotary;
-    Matrix<Scalar> query, output;  ///< of the newest token
-    Matrix<Scalar> scores;         ///< capacity x heads
-    Vector<Scalar> weight;
-
-    Index capacity() const noexcept { return key.cols(); }
-  };
-
-  /// The backward pass turns query, key and value into the gradients of W_q c, W_k c and W_v c.
+  /// backward overwrites query, key and value with the gradients of W_q c, W_k c and W_v c.
   template <int Tokens = Dynamic>
-  struct Cache {
-    Index length = 0;               ///< tokens per sequence; 0: the whole batch is one sequence
-    std::optional<KeyValues> past;  ///< if there is one, forward takes the next token of a sequence
+  struct Tape {
     RotaryTable<Scalar> rotary;
     Matrix<Scalar, Dynamic, Tokens> query, key;  ///< rms(rotate(.))
     Matrix<Scalar, Dynamic, Tokens> value, output, doutput;
-    Matrix<Scalar, Dynamic, Tokens> query_scale, key_scale;  ///< heads x N: what rms multiplied by
-    Matrix<Scalar, Dynamic, Tokens> log_sum;                 ///< heads x N: log of the softmax's denominator
-    Matrix<Scalar, Dynamic, Tokens> mean_slope;              ///< heads x N: o.do
-    Vector<Scalar> weight;                                   ///< w
-    Matrix<Scalar> dweight;  ///< head_dim x (heads and sequences), the share of each in dw
+    Matrix<Scalar, Dynamic, Tokens> query_inverse_rms, key_inverse_rms;  ///< heads x N
+    Matrix<Scalar, Dynamic, Tokens> log_sum;      ///< heads x N: log of the softmax's denominator
+    Matrix<Scalar, Dynamic, Tokens> output_grad;  ///< heads x N: o.do
+    Vector<Scalar> weight;                        ///< w
+    Matrix<Scalar> dweight;                       ///< head_dim x (heads S): the terms of dw
+  };
+
+  /// The key-value cache: rms(rotate(k)) and v of the tokens so far, (heads head_dim) x (S capacity).
+  struct State {
+    using Scalar = Scalar_;
+    Matrix<Scalar> key, value;
+    static constexpr auto parameters() {
+      return std::tuple(parameter("key", &State::key), parameter("value", &State::value));
+    }
   };
 
   Linear<Scalar, In, Dynamic> c_q, c_k, c_v;
@@ -114,22 +108,20 @@ struct CausalSelfAttention {
 
   static constexpr auto parameters() {
     using A = CausalSelfAttention;
-    return std::tuple(field("c_q", &A::c_q), field("c_k", &A::c_k), field("c_v", &A::c_v),
-                      field("c_proj", &A::c_proj), field("q_rms", &A::q_rms), field("k_rms", &A::k_rms));
+    return std::tuple(parameter("c_q", &A::c_q), parameter("c_k", &A::c_k), parameter("c_v", &A::c_v),
+                      parameter("c_proj", &A::c_proj), parameter("q_rms", &A::q_rms), parameter("k_rms", &A::k_rms));
   }
 
   CausalSelfAttention() = default;
   /// @throws std::invalid_argument if a size does not fit or a setting is out of range.
   CausalSelfAttention(Index in, Index out, const Settings& settings, Random& random)
-      : heads(settings.heads), head_dim(settings.head_dim), rope_base(settings.rope_base) {
+      : heads(settings.heads), rope_base(settings.rope_base) {
     constexpr const char* where = "ddl::CausalSelfAttention";
     check_positive(where, "heads", heads);
-    if (head_dim == 0) {
-      if (in % heads != 0)
-        fail(where, "heads", std::to_string(heads),
-             "a divisor of the " + std::to_string(in) + " inputs, or a head_dim");
-      head_dim = in / heads;
-    }
+    if (!settings.head_dim && in % heads != 0)
+      fail(where, "heads", std::to_string(heads),
+           "a divisor of the " + std::to_string(in) + " inputs, or a head_dim");
+    head_dim = settings.head_dim.value_or(in / heads);
     check_positive(where, "head_dim", head_dim);
     check_range(where, "rope_base", rope_base, rope_base > 0, "a number above 0");
     rotated = rotated_dimensions(where, head_dim, settings.rope_ratio);
@@ -141,116 +133,84 @@ struct CausalSelfAttention {
     if (settings.qk_norm) q_rms = k_rms = RmsNorm<Scalar>(head_dim, settings.norm_eps);
   }
 
-  /// What a cache keeps, in scalars per sample.
-  Index cache_scalars() const { return (5 * head_dim + 4) * heads; }
+  /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
+  void scale_output(Scalar factor) { c_proj.weight *= factor; }
 
-  /// @throws std::invalid_argument if a shape does not fit or cache.length does not divide N.
-  template <int Tokens, Executor E = Serial>
-  void forward(const Input& c, BatchRef<Scalar, Out> y, Cache<Tokens>& cache, const E& executor = {}) const {
-    if (cache.past) return step(c, y, *cache.past, executor);
-    const Index N = c.cols(), T = sequence_length("ddl::CausalSelfAttention", cache.length, N);
-    for (auto* x : {&cache.query, &cache.key, &cache.value, &cache.output}) x->resize(inner(), N);
-    for (auto* x : {&cache.query_scale, &cache.key_scale, &cache.log_sum}) x->resize(heads, N);
-    cache.rotary.prepare(rotated, rope_base, T);
-    fold_weights(cache.weight);
-    c_q.forward(c, cache.query, executor);
-    c_k.forward(c, cache.key, executor);
-    c_v.forward(c, cache.value, executor);
-    for_ranges(executor, N, columns_per_piece(inner()), [&](Index begin, Index end) {
-      for (Index n = begin; n < end; ++n)
-        for (Index h = 0; h < heads; ++h) {
-          cache.query_scale(h, n) = place(q_rms, head_of(cache.query, h, n), n % T, cache.rotary);
-          cache.key_scale(h, n) = place(k_rms, head_of(cache.key, h, n), n % T, cache.rotary);
-        }
+  /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
+  template <int Tokens>
+  void forward(const Input& c, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    project(c, tape, pass);
+    const Index T = pass.length, blocks = pieces_of(T, detail::attention_block);
+    pass.executor.for_each(c.cols() / T * heads * blocks, [&](Index piece) {
+      const Index head = piece / blocks, first = head / heads * T;
+      attend(tape, tape.key, tape.value, head % heads, first, first, 0, piece % blocks * detail::attention_block,
+             T);
     });
-    const Index blocks = (T + detail::attention_block - 1) / detail::attention_block;
-    executor.for_each(N / T * heads * blocks, [&](Index piece) {
-      const Index head = piece / blocks;
-      attend(cache, head % heads, head / heads * T, piece % blocks * detail::attention_block, T);
-    });
-    c_proj.forward(cache.output, y, executor);
+    c_proj.forward(tape.output, y, pass);
   }
 
-  template <int Tokens, Executor E = Serial>
-  void backward(const Input& c, Cache<Tokens>& cache, const Output& dy, BatchRef<Scalar, In> dc,
-                CausalSelfAttention& gradient, const E& executor = {}) const {
-    const Index N = c.cols(), T = sequence_length("ddl::CausalSelfAttention", cache.length, N);
-    cache.doutput.resize(inner(), N);
-    cache.mean_slope.resize(heads, N);
-    cache.dweight.setZero(head_dim, N / T * heads);
-    c_proj.backward_parameters(cache.output, dy, gradient.c_proj, executor);
-    c_proj.backward_input(dy, cache.doutput, executor);
-    executor.for_each(N / T * heads, [&](Index piece) {
-      attend_backward(cache, piece % heads, piece / heads * T, T, column(cache.dweight, piece));
+  template <int Tokens>
+  void backward(const Input& c, const Output&, const Output& dy, BatchRef<Scalar, In> dc, Tape<Tokens>& tape,
+                CausalSelfAttention& gradient, const Pass& pass = {}) const {
+    const Index N = c.cols(), T = pass.length;
+    const Index S = pass.sequences("ddl::CausalSelfAttention::backward", N);
+    tape.doutput.resize(inner(), N);
+    tape.output_grad.resize(heads, N);
+    tape.dweight.setZero(head_dim, S * heads);
+    c_proj.backward_parameters(tape.output, dy, gradient.c_proj, pass);
+    c_proj.input_gradient(dy, tape.doutput, pass);
+    pass.executor.for_each(S * heads, [&](Index piece) {
+      attend_backward(tape, piece % heads, piece / heads * T, T, column(tape.dweight, piece));
     });
-    for (Index i = 0; i < cache.dweight.cols() && has_norm(); ++i) {
-      const auto dw = column(cache.dweight, i) * score_scale();
+    for (Index i = 0; i < tape.dweight.cols() && has_norm(); ++i) {
+      const auto dw = column(tape.dweight, i) * score_scale();
       column(gradient.q_rms.weight, 0) += dw * column(k_rms.weight, 0);
       column(gradient.k_rms.weight, 0) += dw * column(q_rms.weight, 0);
     }
-    c_q.backward_parameters(c, cache.query, gradient.c_q, executor);
-    c_k.backward_parameters(c, cache.key, gradient.c_k, executor);
-    c_v.backward_parameters(c, cache.value, gradient.c_v, executor);
-    c_q.backward_input(cache.query, dc, executor);
-    c_k.add_backward_input(cache.key, dc, executor);
-    c_v.add_backward_input(cache.value, dc, executor);
+    c_q.backward_parameters(c, tape.query, gradient.c_q, pass);
+    c_k.backward_parameters(c, tape.key, gradient.c_k, pass);
+    c_v.backward_parameters(c, tape.value, gradient.c_v, pass);
+    add_product(c_q.weight.transpose(), tape.query, dc, pass.executor);
+    add_product(c_k.weight.transpose(), tape.key, dc, pass.executor);
+    add_product(c_v.weight.transpose(), tape.value, dc, pass.executor);
   }
 
-  /// Room for decoding a sequence of at most `capacity` tokens.
-  KeyValues make_key_values(Index capacity) const {
-    check_positive("ddl::CausalSelfAttention::make_key_values", "capacity", capacity);
-    KeyValues kept;
-    kept.key.resize(inner(), capacity);
-    kept.value.resize(inner(), capacity);
-    kept.query.resize(inner(), 1);
-    kept.output.resize(inner(), 1);
-    kept.scores.resize(capacity, heads);
-    kept.weight.resize(head_dim);
-    kept.rotary.prepare(rotated, rope_base, capacity);
-    return kept;
+  State make_state(Index sequences, Index capacity) const {
+    check_positive("ddl::CausalSelfAttention::make_state", "sequences", sequences);
+    check_positive("ddl::CausalSelfAttention::make_state", "capacity", capacity);
+    return {Matrix<Scalar>::Zero(inner(), sequences * capacity),
+            Matrix<Scalar>::Zero(inner(), sequences * capacity)};
   }
 
-  /// y for one more token of a sequence, c and y: d x 1; the last column of forward on all its tokens.
-  /// @throws std::invalid_argument if a shape does not fit or the sequence would exceed the capacity.
-  template <Executor E = Serial>
-  void step(const Input& c, BatchRef<Scalar, Out> y, KeyValues& kept, const E& executor = {}) const {
-    constexpr const char* where = "ddl::CausalSelfAttention::step";
-    const Index t = kept.count;
-    check_shape(where, "c", c, c_q.inputs(), 1);
-    check_shape(where, "y", y, c_proj.outputs(), 1);
-    check_shape(where, "the keys", kept.key, inner(), kept.capacity());
-    if (t >= kept.capacity())
-      fail(where, "the sequence", std::to_string(t + 1) + " tokens long",
-           "at most the capacity, " + std::to_string(kept.capacity()));
-    fold_weights(kept.weight);
-    c_q.forward(c, kept.query, executor);
-    c_k.forward(c, kept.key.middleCols(t, 1), executor);
-    c_v.forward(c, kept.value.middleCols(t, 1), executor);
-    executor.for_each(heads, [&](Index h) {
-      place(q_rms, head_of(kept.query, h, 0), t, kept.rotary);
-      place(k_rms, head_of(kept.key, h, t), t, kept.rotary);
-      head_of(kept.query, h, 0) *= column(kept.weight, 0);
-      auto scores = kept.scores.block(0, h, t + 1, 1);
-      auto output = block_of(kept.output, h, 0, 1);
-      product(block_of(kept.key, h, 0, t + 1).transpose(), block_of(kept.query, h, 0, 1), scores, Serial{});
-      auto p = column(scores, 0);
-      p = (p - p.maxCoeff()).exp();
-      product(block_of(kept.value, h, 0, t + 1), scores, output, Serial{});
-      head_of(kept.output, h, 0) /= p.sum();
+  /// The columns of forward for the tokens after the first pass.position ones.
+  /// @throws std::invalid_argument if a shape does not fit or a sequence would exceed the capacity of the state.
+  template <int Tokens>
+  void infer(const Input& c, BatchRef<Scalar, Out> y, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    constexpr const char* where = "ddl::CausalSelfAttention::infer";
+    const Index N = c.cols(), T = pass.length, P = pass.position, S = pass.sequences(where, N);
+    const Index capacity = S > 0 ? state.key.cols() / S : 0;
+    check_shape(where, "the keys of the state", state.key, inner(), S * capacity);
+    if (P + T > capacity)
+      fail(where, "a sequence", std::to_string(P + T) + " tokens long",
+           "at most the capacity of the state, " + std::to_string(capacity));
+    project(c, tape, pass);
+    for (Index s = 0; s < S; ++s) {
+      state.key.middleCols(s * capacity + P, T) = tape.key.middleCols(s * T, T);
+      state.value.middleCols(s * capacity + P, T) = tape.value.middleCols(s * T, T);
+    }
+    const Index blocks = pieces_of(T, detail::attention_block);
+    pass.executor.for_each(S * heads * blocks, [&](Index piece) {
+      const Index head = piece / blocks, s = head / heads;
+      attend(tape, state.key, state.value, head % heads, s * T, s * capacity, P,
+             piece % blocks * detail::attention_block, T);
     });
-    c_proj.forward(kept.output, y, executor);
-    ++kept.count;
+    c_proj.forward(tape.output, y, pass);
   }
 
  private:
   Index inner() const noexcept { return heads * head_dim; }
   bool has_norm() const noexcept { return q_rms.weight.size() > 0; }
   Scalar score_scale() const { return Scalar(1) / std::sqrt(static_cast<Scalar>(head_dim)); }
-
-  void fold_weights(Vector<Scalar>& weight) const {
-    weight.setConstant(head_dim, score_scale());
-    if (has_norm()) weight.array() *= q_rms.weight.array() * k_rms.weight.array();
-  }
 
   /// The rows of head h of token n, or of `count` tokens from n on.
   template <class X>
@@ -262,55 +222,82 @@ struct CausalSelfAttention {
     return x.block(h * head_dim, n, head_dim, count);
   }
 
-  /// x = rms(rotate(x)) for position p. @return what rms multiplied by.
-  Scalar place(const RmsNorm<Scalar>& norm, Run<Scalar> x, Index p, const RotaryTable<Scalar>& rotary) const {
-    Scalar scale(1);
-    if (has_norm()) scale /= std::sqrt(x.square().mean() + static_cast<Scalar>(norm.eps));
-    x *= scale;
+  /// rms(rotate(x)) in place of x, for position p. @return the inverse rms.
+  Scalar normalize_and_rotate(const RmsNorm<Scalar>& norm, Run<Scalar> x, Index p,
+                              const RotaryTable<Scalar>& rotary) const {
+    Scalar inverse_rms(1);
+    if (has_norm()) inverse_rms /= std::sqrt(x.square().mean() + static_cast<Scalar>(norm.eps));
+    x *= inverse_rms;
     rotary.rotate(x, p);
-    return scale;
+    return inverse_rms;
   }
-  /// From x' = rms(rotate(x)), its scale s and dx':  x' = dx, dx = s rotate^T(dx' - x' (x'.dx') / head_dim).
-  void place_backward(Run<Scalar> x, const Run<Scalar>& dx, Scalar scale, Index p,
-                      const RotaryTable<Scalar>& rotary) const {
+  /// From x' = rms(rotate(x)), the inverse rms s and dx':  x' = dx, dx = s rotate^T(dx' - x' (x'.dx') / head_dim).
+  void normalize_and_rotate_backward(Run<Scalar> x, const Run<Scalar>& dx, Scalar inverse_rms, Index p,
+                                     const RotaryTable<Scalar>& rotary) const {
     const Scalar along = has_norm() ? (x * dx).mean() : Scalar(0);
-    x = scale * (dx - along * x);
+    x = inverse_rms * (dx - along * x);
     rotary.rotate_back(x, p);
   }
 
-  /// The output of head h for the queries from `i` on, in the sequence of T tokens from `first` on: in one
-  /// pass over the keys before them, rescaled whenever a larger score turns up.
-  template <class Cache>
-  void attend(Cache& cache, Index h, Index first, Index i, Index T) const {
+  /// Queries, keys and values of the tokens at hand.
+  template <int Tokens>
+  void project(const Input& c, Tape<Tokens>& tape, const Pass& pass) const {
+    const Index N = c.cols(), T = pass.length;
+    pass.sequences("ddl::CausalSelfAttention", N);
+    for (auto* x : {&tape.query, &tape.key, &tape.value, &tape.output}) x->resize(inner(), N);
+    for (auto* x : {&tape.query_inverse_rms, &tape.key_inverse_rms, &tape.log_sum}) x->resize(heads, N);
+    tape.rotary.prepare(rotated, rope_base, pass.position + T);
+    tape.weight.setConstant(head_dim, score_scale());
+    if (has_norm()) tape.weight.array() *= q_rms.weight.array() * k_rms.weight.array();
+    c_q.forward(c, tape.query, pass);
+    c_k.forward(c, tape.key, pass);
+    c_v.forward(c, tape.value, pass);
+    for_ranges(pass.executor, N, columns_per_piece(inner()), [&](Index begin, Index end) {
+      for (Index n = begin; n < end; ++n)
+        for (Index h = 0; h < heads; ++h) {
+          const Index p = pass.position + n % T;
+          tape.query_inverse_rms(h, n) = normalize_and_rotate(q_rms, head_of(tape.query, h, n), p, tape.rotary);
+          tape.key_inverse_rms(h, n) = normalize_and_rotate(k_rms, head_of(tape.key, h, n), p, tape.rotary);
+        }
+    });
+  }
+
+  /// The output of head h for a block of queries, the i-th to at most the T-th, of a sequence: in one pass over the
+  /// keys before them, rescaled whenever a larger score turns up. Query i is column `first` + i of the tape and has
+  /// position P + i; the key of position j is column `first_key` + j of `key`.
+  template <class Tape, class Keys>
+  void attend(Tape& tape, const Keys& key, const Keys& value, Index h, Index first, Index first_key, Index P,
+              Index i, Index T) const {
     constexpr Index block = detail::attention_block;
     using Numbers = Eigen::Array<Scalar, block, 1>;
     Numbers highest = Numbers::Constant(std::numeric_limits<Scalar>::lowest()), sum = Numbers::Zero();
     const Index queries = (std::min)(block, T - i);
     detail::AttentionBlocks<Scalar> room(head_dim);
     auto q = room.query.leftCols(queries);
-    auto output = block_of(cache.output, h, first + i, queries);
-    q = cache.weight.asDiagonal() * block_of(cache.query, h, first + i, queries);
+    auto output = block_of(tape.output, h, first + i, queries);
+    q = tape.weight.asDiagonal() * block_of(tape.query, h, first + i, queries);
     output.setZero();
-    for (Index j = 0; j <= i; j += block) {
-      const Index keys = (std::min)(block, T - j);
+    for (Index j = 0; j < P + i + queries; j += block) {
+      const Index keys = (std::min)(block, P + T - j);
       auto scores = room.scores.topLeftCorner(keys, queries);
-      product(block_of(cache.key, h, first + j, keys).transpose(), q, scores, Serial{});
+      product(block_of(key, h, first_key + j, keys).transpose(), q, scores, Serial{});
       for (Index r = 0; r < queries; ++r) {
-        const Index seen = j < i ? keys : r + 1;
+        const Index seen = std::clamp(P + i + r + 1 - j, Index(0), keys);
+        column(scores, r, seen, keys - seen).setZero();
+        if (seen == 0) continue;
         auto p = column(scores, r, 0, seen);
         const Scalar top = (std::max)(highest[r], p.maxCoeff());
         const Scalar shrink = std::exp(highest[r] - top);
         p = (p - top).exp();
-        column(scores, r, seen, keys - seen).setZero();
         sum[r] = sum[r] * shrink + p.sum();
         highest[r] = top;
         column(output, r) *= shrink;
       }
-      add_product(block_of(cache.value, h, first + j, keys), scores, output, Serial{});
+      add_product(block_of(value, h, first_key + j, keys), scores, output, Serial{});
     }
     for (Index r = 0; r < queries; ++r) {
       column(output, r) /= sum[r];
-      cache.log_sum(h, first + i + r) = highest[r] + std::log(sum[r]);
+      tape.log_sum(h, first + i + r) = highest[r] + std::log(sum[r]);
     }
   }
 
@@ -318,20 +305,20 @@ struct CausalSelfAttention {
   ///
   ///     dv = do P^T,   dS = P * (v^T do - 1 (o.do)),   dk = (w q) dS^T,   dq = w (k dS),   dw = q.(k dS)
   ///
-  /// where q and k are those of the cache. Keys are the outer loop: dk and dv of a block are complete, and take
-  /// the place of k and v, when its queries have been seen; k dS adds up where the output was.
-  template <class Cache>
-  void attend_backward(Cache& cache, Index h, Index first, Index T, Run<Scalar> dweight) const {
+  /// where q and k are those of the tape. Keys are the outer loop: dk and dv of a block are complete, and overwrite
+  /// k and v, after all its queries; k dS accumulates in place of the output.
+  template <class Tape>
+  void attend_backward(Tape& tape, Index h, Index first, Index T, Run<Scalar> dweight) const {
     constexpr Index block = detail::attention_block;
     detail::AttentionBlocks<Scalar> room(head_dim);
     for (Index n = first; n < first + T; ++n) {
-      auto output = head_of(cache.output, h, n);
-      cache.mean_slope(h, n) = (output * head_of(cache.doutput, h, n)).sum();
+      auto output = head_of(tape.output, h, n);
+      tape.output_grad(h, n) = (output * head_of(tape.doutput, h, n)).sum();
       output.setZero();
     }
     for (Index j = 0; j < T; j += block) {
       const Index keys = (std::min)(block, T - j);
-      auto k = block_of(cache.key, h, first + j, keys), v = block_of(cache.value, h, first + j, keys);
+      auto k = block_of(tape.key, h, first + j, keys), v = block_of(tape.value, h, first + j, keys);
       auto dk = room.dkey.leftCols(keys), dv = room.dvalue.leftCols(keys);
       dk.setZero();
       dv.setZero();
@@ -340,16 +327,16 @@ struct CausalSelfAttention {
         auto q = room.query.leftCols(queries);
         auto scores = room.scores.topLeftCorner(keys, queries);
         auto dscores = room.dscores.topLeftCorner(keys, queries);
-        auto kdS = block_of(cache.output, h, first + i, queries);
-        const auto doutput = block_of(cache.doutput, h, first + i, queries);
-        q = cache.weight.asDiagonal() * block_of(cache.query, h, first + i, queries);
+        auto kdS = block_of(tape.output, h, first + i, queries);
+        const auto doutput = block_of(tape.doutput, h, first + i, queries);
+        q = tape.weight.asDiagonal() * block_of(tape.query, h, first + i, queries);
         product(k.transpose(), q, scores, Serial{});
         product(v.transpose(), doutput, dscores, Serial{});
         for (Index r = 0; r < queries; ++r) {
           const Index n = first + i + r, seen = j < i ? keys : r + 1;
           auto p = column(scores, r, 0, seen), dp = column(dscores, r, 0, seen);
-          p = (p - cache.log_sum(h, n)).exp();
-          dp = p * (dp - cache.mean_slope(h, n));
+          p = (p - tape.log_sum(h, n)).exp();
+          dp = p * (dp - tape.output_grad(h, n));
           column(scores, r, seen, keys - seen).setZero();
           column(dscores, r, seen, keys - seen).setZero();
         }
@@ -359,14 +346,14 @@ struct CausalSelfAttention {
       }
       v = dv;
       for (Index s = 0; s < keys; ++s)
-        place_backward(head_of(cache.key, h, first + j + s), column(dk, s), cache.key_scale(h, first + j + s),
-                       j + s, cache.rotary);
+        normalize_and_rotate_backward(head_of(tape.key, h, first + j + s), column(dk, s),
+                                      tape.key_inverse_rms(h, first + j + s), j + s, tape.rotary);
     }
     for (Index t = 0; t < T; ++t) {
-      auto q = head_of(cache.query, h, first + t), kdS = head_of(cache.output, h, first + t);
+      auto q = head_of(tape.query, h, first + t), kdS = head_of(tape.output, h, first + t);
       dweight += q * kdS;
-      kdS *= column(cache.weight, 0);
-      place_backward(q, kdS, cache.query_scale(h, first + t), t, cache.rotary);
+      kdS *= column(tape.weight, 0);
+      normalize_and_rotate_backward(q, kdS, tape.query_inverse_rms(h, first + t), t, tape.rotary);
     }
   }
 };

@@ -7,7 +7,7 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
-#include "ddl/core/executor.hpp"
+#include "ddl/core/pass.hpp"
 #include "ddl/core/parameters.hpp"
 #include "ddl/core/random.hpp"
 
@@ -21,7 +21,7 @@ struct TokenEmbedding {
 
   Matrix<Scalar, Dynamic, Rows> weight;
 
-  static constexpr auto parameters() { return std::tuple(field("weight", &TokenEmbedding::weight)); }
+  static constexpr auto parameters() { return std::tuple(parameter("weight", &TokenEmbedding::weight)); }
 
   TokenEmbedding() = default;
   /// Weights drawn from a normal distribution.
@@ -39,21 +39,19 @@ struct TokenEmbedding {
 
   /// @throws std::invalid_argument if a shape does not fit or a token is not in the vocabulary; nothing is
   /// written then.
-  template <Executor E = Serial>
-  void forward(std::span<const int> tokens, BatchRef<Scalar, Rows> x, const E& executor = {}) const {
+  void forward(std::span<const int> tokens, BatchRef<Scalar, Rows> x, const Pass& pass = {}) const {
     check("ddl::TokenEmbedding::forward", "x", tokens, x);
-    for_ranges(executor, x.cols(), columns_per_piece(width()), [&](Index begin, Index end) {
+    for_ranges(pass.executor, x.cols(), columns_per_piece(width()), [&](Index begin, Index end) {
       for (Index n = begin; n < end; ++n)
         x.col(n) = weight.row(tokens[static_cast<std::size_t>(n)]).transpose();
     });
   }
 
   /// dW's row token_n += dx_n, in the order of n: a token may come more than once.
-  template <Executor E = Serial>
   void backward(std::span<const int> tokens, const Input& dx, TokenEmbedding& gradient,
-                const E& executor = {}) const {
+                const Pass& pass = {}) const {
     check("ddl::TokenEmbedding::backward", "dx", tokens, dx);
-    for_ranges(executor, width(), 64, [&](Index begin, Index end) {
+    for_ranges(pass.executor, width(), 64, [&](Index begin, Index end) {
       for (Index n = 0; n < dx.cols(); ++n)
         gradient.weight.row(tokens[static_cast<std::size_t>(n)]).segment(begin, end - begin) +=
             dx.col(n).segment(begin, end - begin).transpose();

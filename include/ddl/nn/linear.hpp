@@ -7,6 +7,7 @@
 
 #include "ddl/core/check.hpp"
 #include "ddl/core/parameters.hpp"
+#include "ddl/core/pass.hpp"
 #include "ddl/core/random.hpp"
 #include "ddl/nn/product.hpp"
 
@@ -27,7 +28,7 @@ struct Linear {
   OptionalVector<Scalar, Out> bias;
 
   static constexpr auto parameters() {
-    return std::tuple(field("weight", &Linear::weight), vector_field("bias", &Linear::bias));
+    return std::tuple(parameter("weight", &Linear::weight), vector_parameter("bias", &Linear::bias));
   }
 
   Linear() = default;
@@ -46,33 +47,31 @@ struct Linear {
   Index inputs() const noexcept { return weight.cols(); }
   Index outputs() const noexcept { return weight.rows(); }
 
-  template <Executor E = Serial>
-  void forward(const Input& x, BatchRef<Scalar, Out> y, const E& executor = {}) const {
+  void forward(const Input& x, BatchRef<Scalar, Out> y, const Pass& pass = {}) const {
     check_shape("ddl::Linear::forward", "x", x, inputs(), x.cols());
     check_shape("ddl::Linear::forward", "y", y, outputs(), x.cols());
     if (bias.size() > 0)
-      affine(weight, x, bias, y, executor);
+      affine(weight, x, bias, y, pass.executor);
     else
-      product(weight, x, y, executor);
+      product(weight, x, y, pass.executor);
   }
 
+  /// dx += W^T dy, dW += dy x^T, db += dy 1.
+  void backward(const Input& x, const Output& dy, BatchRef<Scalar, In> dx, Linear& gradient,
+                const Pass& pass = {}) const {
+    backward_parameters(x, dy, gradient, pass);
+    add_product(weight.transpose(), dy, dx, pass.executor);
+  }
   /// dW += dy x^T, db += dy 1.
-  template <Executor E = Serial>
-  void backward_parameters(const Input& x, const Output& dy, Linear& gradient, const E& executor = {}) const {
+  void backward_parameters(const Input& x, const Output& dy, Linear& gradient, const Pass& pass = {}) const {
     check_shape("ddl::Linear::backward", "x", x, inputs(), dy.cols());
     check_shape("ddl::Linear::backward", "dy", dy, outputs(), dy.cols());
-    add_product(dy, x.transpose(), gradient.weight, executor);
-    if (bias.size() > 0) add_row_sums(dy, gradient.bias, executor);
+    add_product(dy, x.transpose(), gradient.weight, pass.executor);
+    if (bias.size() > 0) add_row_sums(dy, gradient.bias, pass.executor);
   }
-  /// dx = W^T dy.
-  template <Executor E = Serial>
-  void backward_input(const Output& dy, BatchRef<Scalar, In> dx, const E& executor = {}) const {
-    product(weight.transpose(), dy, dx, executor);
-  }
-  /// dx += W^T dy, where other readers of x have left their share.
-  template <Executor E = Serial>
-  void add_backward_input(const Output& dy, BatchRef<Scalar, In> dx, const E& executor = {}) const {
-    add_product(weight.transpose(), dy, dx, executor);
+  /// W^T dy, assigned to a buffer of the caller.
+  void input_gradient(const Output& dy, BatchRef<Scalar, In> dx, const Pass& pass = {}) const {
+    product(weight.transpose(), dy, dx, pass.executor);
   }
 };
 

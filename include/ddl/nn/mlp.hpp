@@ -2,17 +2,19 @@
 /// @file  The multilayer perceptron: the default sublayer of a block.
 #pragma once
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
 #include "ddl/nn/activation.hpp"
 #include "ddl/nn/linear.hpp"
+#include "ddl/nn/part.hpp"
 
 namespace ddl {
 
 struct MlpSettings {
-  Index hidden = 0;  ///< the width of the hidden layers; 0: four times the outputs
-  Index layers = 2;  ///< linear layers, at least 2; all but the last are followed by the activation
+  std::optional<Index> hidden = {};  ///< width of the hidden layers; four times the outputs by default
+  Index layers = 2;                  ///< linear layers, at least 2; all but the last are followed by the activation
   Activation activation = Activation::gelu;
 };
 
@@ -24,10 +26,11 @@ struct Mlp {
   using Input = ConstBatchRef<Scalar, In>;
   using Output = ConstBatchRef<Scalar, Out>;
 
-  /// Every hidden layer before and after its activation. The backward pass turns `after` into the gradient
-  /// there.
+  static constexpr PartKind kind = PartKind::sublayer;
+
+  /// Every hidden layer before and after its activation. backward overwrites `after` with the gradient there.
   template <int Tokens = Dynamic>
-  struct Cache {
+  struct Tape {
     struct Layer {
       Matrix<Scalar, Hidden, Tokens> before, after;
     };
@@ -41,60 +44,54 @@ struct Mlp {
   Activation activation = Activation::gelu;
 
   static constexpr auto parameters() {
-    return std::tuple(field("first", &Mlp::first), field("middle", &Mlp::middle), field("last", &Mlp::last));
+    return std::tuple(parameter("first", &Mlp::first), parameter("middle", &Mlp::middle), parameter("last", &Mlp::last));
   }
 
   Mlp() = default;
   /// @throws std::invalid_argument if a size does not fit or there are fewer than two layers.
   Mlp(Index in, Index out, const MlpSettings& settings, Random& random) : activation(settings.activation) {
     if (settings.layers < 2) fail("ddl::Mlp", "layers", std::to_string(settings.layers), "at least 2");
-    if (settings.hidden < 0)
-      fail("ddl::Mlp", "hidden", std::to_string(settings.hidden),
-           "at least 1, or 0 for four times the outputs");
-    const Index hidden = settings.hidden > 0 ? settings.hidden : Hidden != Dynamic ? Hidden : 4 * out;
+    const Index hidden = settings.hidden.value_or(Hidden != Dynamic ? Hidden : 4 * out);
+    check_positive("ddl::Mlp", "hidden", hidden);
     first = {in, hidden, random};
     for (Index i = 2; i < settings.layers; ++i) middle.emplace_back(hidden, hidden, random);
     last = {hidden, out, random};
   }
 
-  /// What a cache keeps, in scalars per sample.
-  Index cache_scalars() const { return 2 * first.outputs() * (1 + static_cast<Index>(middle.size())); }
-
-  template <int Tokens, Executor E = Serial>
-  void forward(const Input& x, BatchRef<Scalar, Out> y, Cache<Tokens>& cache, const E& executor = {}) const {
-    cache.middle.resize(middle.size());
-    step(first, x, cache.first, executor);
-    const auto* below = &cache.first;
-    for (std::size_t i = 0; i < middle.size(); below = &cache.middle[i], ++i)
-      step(middle[i], below->after, cache.middle[i], executor);
-    last.forward(below->after, y, executor);
+  template <int Tokens>
+  void forward(const Input& x, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    tape.middle.resize(middle.size());
+    step(first, x, tape.first, pass);
+    const auto* below = &tape.first;
+    for (std::size_t i = 0; i < middle.size(); below = &tape.middle[i], ++i)
+      step(middle[i], below->after, tape.middle[i], pass);
+    last.forward(below->after, y, pass);
   }
 
-  template <int Tokens, Executor E = Serial>
-  void backward(const Input& x, Cache<Tokens>& cache, const Output& dy, BatchRef<Scalar, In> dx,
-                Mlp& gradient, const E& executor = {}) const {
-    auto* layer = middle.empty() ? &cache.first : &cache.middle.back();
-    last.backward_parameters(layer->after, dy, gradient.last, executor);
-    last.backward_input(dy, layer->after, executor);
-    activate_backward(activation, layer->before, layer->after, layer->after, executor);
+  template <int Tokens>
+  void backward(const Input& x, const Output&, const Output& dy, BatchRef<Scalar, In> dx, Tape<Tokens>& tape,
+                Mlp& gradient, const Pass& pass = {}) const {
+    auto* layer = middle.empty() ? &tape.first : &tape.middle.back();
+    last.backward_parameters(layer->after, dy, gradient.last, pass);
+    last.input_gradient(dy, layer->after, pass);
+    activate_backward(activation, layer->before, layer->after, layer->after, pass.executor);
     for (std::size_t i = middle.size(); i-- > 0;) {
-      auto* below = i == 0 ? &cache.first : &cache.middle[i - 1];
-      middle[i].backward_parameters(below->after, layer->after, gradient.middle[i], executor);
-      middle[i].backward_input(layer->after, below->after, executor);
-      activate_backward(activation, below->before, below->after, below->after, executor);
+      auto* below = i == 0 ? &tape.first : &tape.middle[i - 1];
+      middle[i].backward_parameters(below->after, layer->after, gradient.middle[i], pass);
+      middle[i].input_gradient(layer->after, below->after, pass);
+      activate_backward(activation, below->before, below->after, below->after, pass.executor);
       layer = below;
     }
-    first.backward_parameters(x, layer->after, gradient.first, executor);
-    first.backward_input(layer->after, dx, executor);
+    first.backward(x, layer->after, dx, gradient.first, pass);
   }
 
  private:
-  template <class L, class X, class Layer, class E>
-  void step(const L& linear, const X& x, Layer& layer, const E& executor) const {
+  template <class L, class X, class Layer>
+  void step(const L& linear, const X& x, Layer& layer, const Pass& pass) const {
     layer.before.resize(linear.outputs(), x.cols());
     layer.after.resize(linear.outputs(), x.cols());
-    linear.forward(x, layer.before, executor);
-    activate(activation, layer.before, layer.after, executor);
+    linear.forward(x, layer.before, pass);
+    activate(activation, layer.before, layer.after, pass.executor);
   }
 };
 

@@ -6,12 +6,13 @@
 #include <cmath>
 #include <tuple>
 
-#include "ddl/core/batch.hpp"
-#include "ddl/core/check.hpp"
-#include "ddl/core/executor.hpp"
-#include "ddl/core/parameters.hpp"
+#include "ddl/nn/part.hpp"
 
 namespace ddl {
+
+struct RmsNormSettings {
+  double eps = 1e-5;
+};
 
 /// y = w * x / sqrt(mean(x^2) + eps), per column; x, y: d x N, w: d.
 template <class Scalar_, int Rows = Dynamic>
@@ -19,18 +20,23 @@ struct RmsNorm {
   using Scalar = Scalar_;
   using Input = ConstBatchRef<Scalar, Rows>;
 
-  /// What the backward pass needs besides x.
+  using Settings = RmsNormSettings;
+  static constexpr PartKind kind = PartKind::norm;
+
   template <int Tokens = Dynamic>
-  struct Cache {
-    Matrix<Scalar, 1, Tokens> scale;  ///< 1 / sqrt(mean(x^2) + eps)
+  struct Tape {
+    Matrix<Scalar, 1, Tokens> inverse_rms;  ///< 1 / sqrt(mean(x^2) + eps)
   };
 
   Vector<Scalar, Rows> weight;
   double eps = 1e-5;
 
-  static constexpr auto parameters() { return std::tuple(vector_field("weight", &RmsNorm::weight)); }
+  static constexpr auto parameters() { return std::tuple(vector_parameter("weight", &RmsNorm::weight)); }
 
   RmsNorm() = default;
+  RmsNorm(Index in, [[maybe_unused]] Index out, const Settings& settings, Random&) : RmsNorm(in, settings.eps) {
+    eigen_assert(in == out);
+  }
   /// @throws std::invalid_argument if the width is below 1 or eps is not a number above 0.
   explicit RmsNorm(Index width, double eps_ = 1e-5) : eps(eps_) {
     check_positive("ddl::RmsNorm", "width", width);
@@ -39,39 +45,36 @@ struct RmsNorm {
     weight.setOnes(width);
   }
 
-  /// What a cache keeps, in scalars per sample.
-  Index cache_scalars() const { return 1; }
-
-  template <int Tokens, Executor E = Serial>
-  void forward(const Input& x, BatchRef<Scalar, Rows> y, Cache<Tokens>& cache, const E& executor = {}) const {
+  template <int Tokens>
+  void forward(const Input& x, BatchRef<Scalar, Rows> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
     check_shape("ddl::RmsNorm::forward", "x", x, weight.size(), x.cols());
     check_shape("ddl::RmsNorm::forward", "y", y, weight.size(), x.cols());
-    cache.scale.resize(1, x.cols());
-    for_ranges(executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
+    tape.inverse_rms.resize(1, x.cols());
+    for_ranges(pass.executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
       using std::sqrt;
       for (Index n = begin; n < end; ++n) {
         const Scalar s = Scalar(1) / sqrt(column(x, n).square().sum() / Scalar(x.rows()) + Scalar(eps));
-        cache.scale(n) = s;
+        tape.inverse_rms(n) = s;
         column(y, n) = column(x, n) * column(weight, 0) * s;
       }
     });
   }
 
-  /// With h = w dy:  dx = s h - s^3 (h.x) x / d,  dw += s x dy.  dx may be dy.
-  template <int Tokens, Executor E = Serial>
-  void backward(const Input& x, const Cache<Tokens>& cache, const Input& dy, BatchRef<Scalar, Rows> dx,
-                RmsNorm& gradient, const E& executor = {}) const {
-    for_ranges(executor, x.rows(), 64, [&](Index begin, Index end) {
+  /// With h = w dy:  dx += s h - s^3 (h.x) x / d,  dw += s x dy.
+  template <int Tokens>
+  void backward(const Input& x, const Input&, const Input& dy, BatchRef<Scalar, Rows> dx,
+                const Tape<Tokens>& tape, RmsNorm& gradient, const Pass& pass = {}) const {
+    for_ranges(pass.executor, x.rows(), 64, [&](Index begin, Index end) {
       for (Index n = 0; n < x.cols(); ++n)
         column(gradient.weight, 0, begin, end - begin) +=
-            cache.scale(n) * column(x, n, begin, end - begin) * column(dy, n, begin, end - begin);
+            tape.inverse_rms(n) * column(x, n, begin, end - begin) * column(dy, n, begin, end - begin);
     });
-    for_ranges(executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
+    for_ranges(pass.executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
       const auto w = column(weight, 0);
       for (Index n = begin; n < end; ++n) {
-        const Scalar s = cache.scale(n);
+        const Scalar s = tape.inverse_rms(n);
         const Scalar hx = (w * column(dy, n) * column(x, n)).sum();
-        column(dx, n) = s * w * column(dy, n) - (s * s * s * hx / Scalar(x.rows())) * column(x, n);
+        column(dx, n) += s * w * column(dy, n) - (s * s * s * hx / Scalar(x.rows())) * column(x, n);
       }
     });
   }
@@ -82,24 +85,24 @@ template <class Scalar_, int Rows = Dynamic>
 struct NoNorm {
   using Scalar = Scalar_;
   using Input = ConstBatchRef<Scalar, Rows>;
+  struct Settings {};
+  static constexpr PartKind kind = PartKind::norm;
   template <int Tokens = Dynamic>
-  struct Cache {};
+  struct Tape {};
 
   static constexpr auto parameters() { return std::tuple(); }
 
   NoNorm() = default;
-  explicit NoNorm(Index, double = 0) {}
+  NoNorm(Index, Index, const Settings&, Random&) {}
 
-  Index cache_scalars() const { return 0; }
-
-  template <int Tokens, Executor E = Serial>
-  void forward(const Input& x, BatchRef<Scalar, Rows> y, Cache<Tokens>&, const E& = {}) const {
+  template <int Tokens>
+  void forward(const Input& x, BatchRef<Scalar, Rows> y, Tape<Tokens>&, const Pass& = {}) const {
     y = x;
   }
-  template <int Tokens, Executor E = Serial>
-  void backward(const Input&, const Cache<Tokens>&, const Input& dy, BatchRef<Scalar, Rows> dx, NoNorm&,
-                const E& = {}) const {
-    dx = dy;
+  template <int Tokens>
+  void backward(const Input&, const Input&, const Input& dy, BatchRef<Scalar, Rows> dx, const Tape<Tokens>&,
+                NoNorm&, const Pass& = {}) const {
+    dx += dy;
   }
 };
 

@@ -3,15 +3,17 @@
 /// @source Shazeer, GLU Variants Improve Transformer, 2020.
 #pragma once
 
+#include <optional>
 #include <tuple>
 
 #include "ddl/nn/activation.hpp"
 #include "ddl/nn/linear.hpp"
+#include "ddl/nn/part.hpp"
 
 namespace ddl {
 
 struct SwiGluSettings {
-  Index hidden = 0;  ///< 0: 8/3 of the inputs, rounded down
+  std::optional<Index> hidden = {};  ///< 8/3 of the inputs, rounded down, by default
 };
 
 /// y = W_p (silu(W_1 x) * W_2 x).   x: in x N, y: out x N, hidden h x N.
@@ -22,9 +24,11 @@ struct SwiGlu {
   using Input = ConstBatchRef<Scalar, In>;
   using Output = ConstBatchRef<Scalar, Out>;
 
-  /// The backward pass turns all three into their gradients.
+  static constexpr PartKind kind = PartKind::sublayer;
+
+  /// backward overwrites all three with their gradients.
   template <int Tokens = Dynamic>
-  struct Cache {
+  struct Tape {
     Matrix<Scalar, Hidden, Tokens> gate, linear;  ///< W_1 x and W_2 x
     Matrix<Scalar, Hidden, Tokens> hidden;
   };
@@ -33,58 +37,54 @@ struct SwiGlu {
   Linear<Scalar, Hidden, Out> c_proj;
 
   static constexpr auto parameters() {
-    return std::tuple(field("c_fc1", &SwiGlu::c_fc1), field("c_fc2", &SwiGlu::c_fc2),
-                      field("c_proj", &SwiGlu::c_proj));
+    return std::tuple(parameter("c_fc1", &SwiGlu::c_fc1), parameter("c_fc2", &SwiGlu::c_fc2),
+                      parameter("c_proj", &SwiGlu::c_proj));
   }
 
   SwiGlu() = default;
   /// @throws std::invalid_argument if a size does not fit.
   SwiGlu(Index in, Index out, const SwiGluSettings& settings, Random& random) {
-    if (settings.hidden < 0)
-      fail("ddl::SwiGlu", "hidden", std::to_string(settings.hidden),
-           "at least 1, or 0 for 8/3 of the inputs");
-    const Index hidden = settings.hidden > 0 ? settings.hidden : Hidden != Dynamic ? Hidden : 8 * in / 3;
+    const Index hidden = settings.hidden.value_or(Hidden != Dynamic ? Hidden : 8 * in / 3);
+    check_positive("ddl::SwiGlu", "hidden", hidden);
     c_fc1 = {in, hidden, random, 1, false};
     c_fc2 = {in, hidden, random, 1, false};
     c_proj = {hidden, out, random, 1, false};
   }
 
-  /// What a cache keeps, in scalars per sample.
-  Index cache_scalars() const { return 3 * c_fc1.outputs(); }
+  /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
+  void scale_output(Scalar factor) { c_proj.weight *= factor; }
 
-  template <int Tokens, Executor E = Serial>
-  void forward(const Input& x, BatchRef<Scalar, Out> y, Cache<Tokens>& cache, const E& executor = {}) const {
+  template <int Tokens>
+  void forward(const Input& x, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
     const Index hidden = c_fc1.outputs(), N = x.cols();
-    cache.gate.resize(hidden, N);
-    cache.linear.resize(hidden, N);
-    cache.hidden.resize(hidden, N);
-    c_fc1.forward(x, cache.gate, executor);
-    c_fc2.forward(x, cache.linear, executor);
-    detail::for_blocks(executor, hidden, N, [&](Index n, Index i, Index rows) {
-      const detail::Block<Scalar> g = column(cache.gate, n, i, rows);
-      column(cache.hidden, n, i, rows) = g * detail::logistic(g) * column(cache.linear, n, i, rows);
+    tape.gate.resize(hidden, N);
+    tape.linear.resize(hidden, N);
+    tape.hidden.resize(hidden, N);
+    c_fc1.forward(x, tape.gate, pass);
+    c_fc2.forward(x, tape.linear, pass);
+    detail::for_blocks(pass.executor, hidden, N, [&](Index n, Index i, Index rows) {
+      const detail::Block<Scalar> g = column(tape.gate, n, i, rows);
+      column(tape.hidden, n, i, rows) = g * detail::logistic(g) * column(tape.linear, n, i, rows);
     });
-    c_proj.forward(cache.hidden, y, executor);
+    c_proj.forward(tape.hidden, y, pass);
   }
 
   /// With g = W_1 x, u = W_2 x, s = sigmoid(g) and dh = W_p^T dy:
   ///
-  ///     du = dh g s,   dg = dh u s (1 + g (1 - s)),   dx = W_1^T dg + W_2^T du
-  template <int Tokens, Executor E = Serial>
-  void backward(const Input& x, Cache<Tokens>& cache, const Output& dy, BatchRef<Scalar, In> dx,
-                SwiGlu& gradient, const E& executor = {}) const {
-    c_proj.backward_parameters(cache.hidden, dy, gradient.c_proj, executor);
-    c_proj.backward_input(dy, cache.hidden, executor);
-    detail::for_blocks(executor, c_fc1.outputs(), x.cols(), [&](Index n, Index i, Index rows) {
-      const detail::Block<Scalar> g = column(cache.gate, n, i, rows), s = detail::logistic(g);
-      const detail::Block<Scalar> dhs = column(cache.hidden, n, i, rows) * s;
-      column(cache.gate, n, i, rows) = dhs * column(cache.linear, n, i, rows) * (g - g * s + Scalar(1));
-      column(cache.linear, n, i, rows) = dhs * g;
+  ///     du = dh g s,   dg = dh u s (1 + g (1 - s)),   dx += W_1^T dg + W_2^T du
+  template <int Tokens>
+  void backward(const Input& x, const Output&, const Output& dy, BatchRef<Scalar, In> dx, Tape<Tokens>& tape,
+                SwiGlu& gradient, const Pass& pass = {}) const {
+    c_proj.backward_parameters(tape.hidden, dy, gradient.c_proj, pass);
+    c_proj.input_gradient(dy, tape.hidden, pass);
+    detail::for_blocks(pass.executor, c_fc1.outputs(), x.cols(), [&](Index n, Index i, Index rows) {
+      const detail::Block<Scalar> g = column(tape.gate, n, i, rows), s = detail::logistic(g);
+      const detail::Block<Scalar> dhs = column(tape.hidden, n, i, rows) * s;
+      column(tape.gate, n, i, rows) = dhs * column(tape.linear, n, i, rows) * (g - g * s + Scalar(1));
+      column(tape.linear, n, i, rows) = dhs * g;
     });
-    c_fc1.backward_parameters(x, cache.gate, gradient.c_fc1, executor);
-    c_fc2.backward_parameters(x, cache.linear, gradient.c_fc2, executor);
-    c_fc1.backward_input(cache.gate, dx, executor);
-    c_fc2.add_backward_input(cache.linear, dx, executor);
+    c_fc1.backward(x, tape.gate, dx, gradient.c_fc1, pass);
+    c_fc2.backward(x, tape.linear, dx, gradient.c_fc2, pass);
   }
 };
 

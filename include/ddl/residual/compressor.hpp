@@ -5,13 +5,26 @@
 
 #include <tuple>
 
-#include "ddl/core/batch.hpp"
-#include "ddl/core/check.hpp"
-#include "ddl/core/executor.hpp"
-#include "ddl/core/parameters.hpp"
-#include "ddl/core/random.hpp"
+#include "ddl/nn/part.hpp"
 
 namespace ddl {
+
+/// A compressor reads x (d x N) from the states X (d x (N m)). Unlike other parts it returns x, which may be a view of X:
+///
+///     Compressor(Index width, Index value_channels, const Settings&, Random&);
+///     ConstBatchRef<Scalar> forward(X, Tape&, const Pass&) const;
+///     ConstBatchRef<Scalar> output(X, const Tape&) const;        what forward returned
+///     void backward(X, dx, dX, Tape&, Compressor& gradient, const Pass&) const;     adds to dX
+///     ConstBatchRef<Scalar> infer(X, State&, Tape&, const Pass&) const;             if it has a State
+template <class C, int Rows = Dynamic>
+concept CompressorPart = BlockPart<C> && C::kind == PartKind::compressor &&
+    std::constructible_from<C, Index, Index, const typename C::Settings&, Random&> &&
+    requires(const C& part, C& gradient, const Matrix<typename C::Scalar, Rows>& in,
+             Matrix<typename C::Scalar, Rows>& out, typename C::template Tape<Dynamic>& tape, const Pass& pass) {
+  { part.forward(in, tape, pass) } -> std::convertible_to<ConstBatchRef<typename C::Scalar, Rows>>;
+  { part.output(in, tape) } -> std::convertible_to<ConstBatchRef<typename C::Scalar, Rows>>;
+  part.backward(in, in, out, tape, gradient, pass);
+};
 
 /// identity      x = X, for m = 1
 /// mean          x = X 1 / m
@@ -20,7 +33,7 @@ namespace ddl {
 enum class Compression { automatic, identity, mean, channel_mix };
 
 struct CompressorSettings {
-  Compression kind = Compression::automatic;
+  Compression compression = Compression::automatic;
 };
 
 /// X: d x (N m) -> x: d x N.
@@ -30,78 +43,77 @@ struct ChannelCompressor {
   using Settings = CompressorSettings;
   using Input = ConstBatchRef<Scalar, Rows>;
 
-  /// The compressed vectors; empty for the identity, which reads the state itself.
+  static constexpr PartKind kind = PartKind::compressor;
+
+  /// The compressed vectors; empty for the identity, which returns the state itself.
   template <int Tokens = Dynamic>
-  struct Cache {
+  struct Tape {
     Matrix<Scalar, Rows, Tokens> x;
   };
 
   OptionalMatrix<Scalar, Rows, Cols> weight;  ///< d x m, channel_mix only
-  Compression kind = Compression::identity;
+  Compression compression = Compression::identity;
   Index width = 0;
   Index value_channels = 1;
 
-  static constexpr auto parameters() { return std::tuple(field("weight", &ChannelCompressor::weight)); }
+  static constexpr auto parameters() { return std::tuple(parameter("weight", &ChannelCompressor::weight)); }
 
   ChannelCompressor() = default;
   /// @throws std::invalid_argument if the identity is asked for with more than one value channel.
-  ChannelCompressor(const Settings& settings, Index width_, Index channels, Random&)
-      : kind(settings.kind), width(width_), value_channels(channels) {
-    if (kind == Compression::automatic)
-      kind = channels == 1 ? Compression::identity : Compression::channel_mix;
-    if (kind == Compression::identity && channels != 1)
+  ChannelCompressor(Index width_, Index channels, const Settings& settings, Random&)
+      : compression(settings.compression), width(width_), value_channels(channels) {
+    if (compression == Compression::automatic)
+      compression = channels == 1 ? Compression::identity : Compression::channel_mix;
+    if (compression == Compression::identity && channels != 1)
       fail("ddl::ChannelCompressor", "value_channels", std::to_string(channels),
            "1, for an identity compressor");
-    if (kind == Compression::channel_mix) weight.setConstant(width, channels, Scalar(1) / Scalar(channels));
+    if (compression == Compression::channel_mix) weight.setConstant(width, channels, Scalar(1) / Scalar(channels));
   }
 
-  /// What a cache keeps, in scalars per sample.
-  Index cache_scalars() const { return kind == Compression::identity ? 0 : width; }
-
-  /// @return x: the state itself for the identity, a view of the cache otherwise.
-  template <int Tokens, Executor E = Serial>
-  Input forward(const Input& X, Cache<Tokens>& cache, const E& executor = {}) const {
-    if (kind == Compression::identity) return X;
+  /// @return x: the state itself for the identity, a view of the tape otherwise.
+  template <int Tokens>
+  Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    if (compression == Compression::identity) return X;
     const Index N = X.cols() / value_channels;
-    cache.x.resize(X.rows(), N);
-    for_ranges(executor, N, columns_per_piece(X.rows() * value_channels), [&](Index begin, Index end) {
+    tape.x.resize(X.rows(), N);
+    for_ranges(pass.executor, N, columns_per_piece(X.rows() * value_channels), [&](Index begin, Index end) {
       for (Index n = begin; n < end; ++n) {
-        auto x = column(cache.x, n);
+        auto x = column(tape.x, n);
         x.setZero();
         for (Index j = 0; j < value_channels; ++j) {
           const auto channel = column(X, n * value_channels + j);
-          if (kind == Compression::mean)
+          if (compression == Compression::mean)
             x += channel * (Scalar(1) / Scalar(value_channels));
           else
             x += channel * column(weight, j);
         }
       }
     });
-    return cache.x;
+    return tape.x;
   }
   /// What forward returned.
   template <int Tokens>
-  Input output(const Input& X, const Cache<Tokens>& cache) const {
-    if (kind == Compression::identity) return X;
-    return cache.x;
+  Input output(const Input& X, const Tape<Tokens>& tape) const {
+    if (compression == Compression::identity) return X;
+    return tape.x;
   }
 
-  /// dX += the compressor's share, dw_j += sum over samples of X_j * dx.
-  template <int Tokens, Executor E = Serial>
-  void backward(const Input& X, const Cache<Tokens>&, const Input& dx, BatchRef<Scalar, Rows> dX,
-                ChannelCompressor& gradient, const E& executor = {}) const {
+  /// dX_j += w_j * dx, dw_j += sum over samples of X_j * dx.
+  template <int Tokens>
+  void backward(const Input& X, const Input& dx, BatchRef<Scalar, Rows> dX, const Tape<Tokens>&,
+                ChannelCompressor& gradient, const Pass& pass = {}) const {
     const Index N = dx.cols();
-    for_ranges(executor, X.rows(), 64, [&](Index begin, Index end) {
+    for_ranges(pass.executor, X.rows(), 64, [&](Index begin, Index end) {
       const Index rows = end - begin;
       for (Index n = 0; n < N; ++n) {
-        const auto slope = column(dx, n, begin, rows);
+        const auto grad = column(dx, n, begin, rows);
         for (Index j = 0; j < value_channels; ++j) {
           const Index channel = n * value_channels + j;
-          if (kind == Compression::channel_mix) {
-            column(gradient.weight, j, begin, rows) += slope * column(X, channel, begin, rows);
-            column(dX, channel, begin, rows) += slope * column(weight, j, begin, rows);
+          if (compression == Compression::channel_mix) {
+            column(gradient.weight, j, begin, rows) += grad * column(X, channel, begin, rows);
+            column(dX, channel, begin, rows) += grad * column(weight, j, begin, rows);
           } else {
-            column(dX, channel, begin, rows) += slope * (Scalar(1) / Scalar(value_channels));
+            column(dX, channel, begin, rows) += grad * (Scalar(1) / Scalar(value_channels));
           }
         }
       }

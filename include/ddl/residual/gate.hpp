@@ -5,12 +5,17 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
 #include <tuple>
 
 #include "ddl/nn/activation.hpp"
 #include "ddl/nn/linear.hpp"
+#include "ddl/nn/part.hpp"
 
 namespace ddl {
+
+template <class P, int Rows = Dynamic>
+concept GatePart = MapPart<P, PartKind::gate, Rows, 1>;
 
 namespace detail {
 
@@ -21,23 +26,23 @@ Scalar gate_bias(double beta0) {
   return static_cast<Scalar>(std::log(beta0 / (2 - beta0)));
 }
 
-/// In place of logits: beta = 2 sigmoid(logit).
+/// beta = 2 sigmoid(logit), in place.
 template <class Beta>
-void open_gate(Eigen::MatrixBase<Beta>& beta) {
+void two_sigmoid(Eigen::MatrixBase<Beta>& beta) {
   using Scalar = typename Beta::Scalar;
   for (Index n = 0; n < beta.size(); ++n) beta.coeffRef(n) = Scalar(2) * sigmoid(beta.coeff(n));
 }
-/// In place of dL/dbeta: dL/dlogit = dL/dbeta beta (1 - beta / 2).
-template <class Beta, class Slope>
-void close_gate(const Eigen::MatrixBase<Beta>& beta, Eigen::MatrixBase<Slope>& slope) {
+/// dL/dlogit = dL/dbeta beta (1 - beta / 2), in place of dL/dbeta.
+template <class Beta, class Grad>
+void two_sigmoid_backward(const Eigen::MatrixBase<Beta>& beta, Eigen::MatrixBase<Grad>& dbeta) {
   using Scalar = typename Beta::Scalar;
-  slope.array() *= beta.array() * (Scalar(1) - beta.array() * Scalar(0.5));
+  dbeta.array() *= beta.array() * (Scalar(1) - beta.array() * Scalar(0.5));
 }
 
 }  // namespace detail
 
 struct LinearGateSettings {
-  double beta0 = 1;  ///< where every gate starts
+  double beta0 = 1;  ///< initial beta, in (0, 2)
 };
 
 /// logit = w.c + b.
@@ -46,41 +51,38 @@ struct LinearGate {
   using Scalar = Scalar_;
   using Settings = LinearGateSettings;
   using Input = ConstBatchRef<Scalar, Rows>;
+  using Output = ConstBatchRef<Scalar, 1>;
+  static constexpr PartKind kind = PartKind::gate;
   template <int Tokens = Dynamic>
-  struct Cache {};
+  struct Tape {};
 
   Linear<Scalar, Rows, 1> out;
 
-  static constexpr auto parameters() { return std::tuple(field("out", &LinearGate::out)); }
+  static constexpr auto parameters() { return std::tuple(parameter("out", &LinearGate::out)); }
 
   LinearGate() = default;
   /// Starts at beta0 for every input: zero weights.
-  LinearGate(const Settings& settings, Index width, Random& random) : out(width, 1, random, 0) {
+  LinearGate(Index in, Index outputs, const Settings& settings, Random& random) : out(in, outputs, random, 0) {
     out.bias[0] = detail::gate_bias<Scalar>(settings.beta0);
   }
 
-  /// What a cache keeps, in scalars per sample.
-  Index cache_scalars() const { return 0; }
-
-  template <int Tokens, Executor E = Serial>
-  void forward(const Input& c, BatchRef<Scalar, 1> beta, Cache<Tokens>&, const E& executor = {}) const {
-    out.forward(c, beta, executor);
-    detail::open_gate(beta);
+  template <int Tokens>
+  void forward(const Input& c, BatchRef<Scalar, 1> beta, Tape<Tokens>&, const Pass& pass = {}) const {
+    out.forward(c, beta, pass);
+    detail::two_sigmoid(beta);
   }
-  /// dc += the gate's share; `slope` holds dL/dbeta on entry and dL/dlogit on return.
-  template <int Tokens, Executor E = Serial>
-  void backward(const Input& c, const ConstBatchRef<Scalar, 1>& beta, Cache<Tokens>&,
-                BatchRef<Scalar, 1> slope, BatchRef<Scalar, Rows> dc, LinearGate& gradient,
-                const E& executor = {}) const {
-    detail::close_gate(beta, slope);
-    out.backward_parameters(c, slope, gradient.out, executor);
-    out.add_backward_input(slope, dc, executor);
+  /// dbeta is overwritten with dL/dlogit.
+  template <int Tokens>
+  void backward(const Input& c, const Output& beta, BatchRef<Scalar, 1> dbeta, BatchRef<Scalar, Rows> dc,
+                Tape<Tokens>&, LinearGate& gradient, const Pass& pass = {}) const {
+    detail::two_sigmoid_backward(beta, dbeta);
+    out.backward(c, dbeta, dc, gradient.out, pass);
   }
 };
 
 struct TanhGateSettings {
-  double beta0 = 1;
-  Index hidden = 0;  ///< 0: a quarter of the width, at least 1
+  double beta0 = 1;                  ///< initial beta, in (0, 2)
+  std::optional<Index> hidden = {};  ///< a quarter of the width, at least 1, by default
 };
 
 /// logit = w2.tanh(W1 c) + b2.
@@ -89,55 +91,50 @@ struct TanhGate {
   using Scalar = Scalar_;
   using Settings = TanhGateSettings;
   using Input = ConstBatchRef<Scalar, Rows>;
+  using Output = ConstBatchRef<Scalar, 1>;
+  static constexpr PartKind kind = PartKind::gate;
   template <int Tokens = Dynamic>
-  struct Cache {
-    Matrix<Scalar, Hidden, Tokens> hidden;  ///< after tanh
+  struct Tape {
+    Matrix<Scalar, Hidden, Tokens> hidden;  ///< tanh(W1 c)
   };
 
   Linear<Scalar, Rows, Hidden> in;  ///< without bias, as in the authors' models
   Linear<Scalar, Hidden, 1> out;
 
   static constexpr auto parameters() {
-    return std::tuple(field("in", &TanhGate::in), field("out", &TanhGate::out));
+    return std::tuple(parameter("in", &TanhGate::in), parameter("out", &TanhGate::out));
   }
 
   TanhGate() = default;
-  TanhGate(const Settings& settings, Index width, Random& random) {
-    if (settings.hidden < 0)
-      fail("ddl::TanhGate", "hidden", std::to_string(settings.hidden),
-           "at least 1, or 0 for a quarter of the width");
-    const Index hidden = settings.hidden > 0 ? settings.hidden
-                         : Hidden != Dynamic ? Hidden
-                                             : (std::max)(Index(1), width / 4);
-    in = {width, hidden, random, 1, false};
-    out = {hidden, 1, random, 0};
+  TanhGate(Index inputs, Index outputs, const Settings& settings, Random& random) {
+    const Index hidden =
+        settings.hidden.value_or(Hidden != Dynamic ? Hidden : (std::max)(Index(1), inputs / 4));
+    check_positive("ddl::TanhGate", "hidden", hidden);
+    in = {inputs, hidden, random, 1, false};
+    out = {hidden, outputs, random, 0};
     out.bias[0] = detail::gate_bias<Scalar>(settings.beta0);
   }
 
-  /// What a cache keeps, in scalars per sample.
-  Index cache_scalars() const { return in.outputs(); }
-
-  template <int Tokens, Executor E = Serial>
-  void forward(const Input& c, BatchRef<Scalar, 1> beta, Cache<Tokens>& cache, const E& executor = {}) const {
-    cache.hidden.resize(in.outputs(), c.cols());
-    in.forward(c, cache.hidden, executor);
-    activate(Activation::tanh, cache.hidden, cache.hidden, executor);
-    out.forward(cache.hidden, beta, executor);
-    detail::open_gate(beta);
+  template <int Tokens>
+  void forward(const Input& c, BatchRef<Scalar, 1> beta, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    tape.hidden.resize(in.outputs(), c.cols());
+    in.forward(c, tape.hidden, pass);
+    activate(Activation::tanh, tape.hidden, tape.hidden, pass.executor);
+    out.forward(tape.hidden, beta, pass);
+    detail::two_sigmoid(beta);
   }
-  template <int Tokens, Executor E = Serial>
-  void backward(const Input& c, const ConstBatchRef<Scalar, 1>& beta, Cache<Tokens>& cache,
-                BatchRef<Scalar, 1> slope, BatchRef<Scalar, Rows> dc, TanhGate& gradient,
-                const E& executor = {}) const {
-    detail::close_gate(beta, slope);
-    out.backward_parameters(cache.hidden, slope, gradient.out, executor);
-    for_ranges(executor, c.cols(), columns_per_piece(in.outputs()), [&](Index begin, Index end) {
+  /// dbeta is overwritten with dL/dlogit.
+  template <int Tokens>
+  void backward(const Input& c, const Output& beta, BatchRef<Scalar, 1> dbeta, BatchRef<Scalar, Rows> dc,
+                Tape<Tokens>& tape, TanhGate& gradient, const Pass& pass = {}) const {
+    detail::two_sigmoid_backward(beta, dbeta);
+    out.backward_parameters(tape.hidden, dbeta, gradient.out, pass);
+    for_ranges(pass.executor, c.cols(), columns_per_piece(in.outputs()), [&](Index begin, Index end) {
       for (Index n = begin; n < end; ++n)
-        cache.hidden.col(n).array() =
-            slope(n) * out.weight.transpose().array() * (Scalar(1) - cache.hidden.col(n).array().square());
+        tape.hidden.col(n).array() =
+            dbeta(n) * out.weight.transpose().array() * (Scalar(1) - tape.hidden.col(n).array().square());
     });
-    in.backward_parameters(c, cache.hidden, gradient.in, executor);
-    in.add_backward_input(cache.hidden, dc, executor);
+    in.backward(c, tape.hidden, dc, gradient.in, pass);
   }
 };
 

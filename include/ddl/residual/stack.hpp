@@ -1,126 +1,205 @@
 // SPDX-License-Identifier: MIT
-/// @file  The pass over a stack of blocks, and what it keeps between forward and backward.
+/// @file  A stack of layers and its end: what DeltaResNet and DeltaTransformer have in common.
 /// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "ddl/residual/block.hpp"
 
 namespace ddl {
 
-/// What a cache keeps of every layer between the forward and the backward pass, in scalars per sample:
+/// What a tape stores of every block between the forward and the backward pass, in scalars per token:
 ///
-///     training           the state (d m), the edit (d + 2 m + 2) and the parts' activations
-///     recompute          the state and the edit; activations are computed again
-///     rewind             the edit and the activations; states are taken back from the last, X = Y - beta k r^T
-///     rewind_recompute   the edit
-///     inference          nothing: one layer's worth serves every block in turn, and there is no way back
+///     training               the state (d m), the edit (d + 2 m + 2) and the activations of the parts
+///     recompute              the state and the edit; backward computes the activations again
+///     reversible             the edit and the activations; backward recovers the states, X = Y - beta k r^T
+///     reversible_recompute   the edit
+///     inference              nothing: all blocks share the memory of one, and there is no backward pass
 ///
-/// Gradients are the same in all four that have them, but for rounding.
-enum class Memory { training, recompute, rewind, rewind_recompute, inference };
+/// The first four give the same gradients up to rounding.
+enum class Memory { training, recompute, reversible, reversible_recompute, inference };
 
 constexpr bool stores_states(Memory memory) noexcept {
   return memory == Memory::training || memory == Memory::recompute;
 }
 constexpr bool stores_activations(Memory memory) noexcept {
-  return memory == Memory::training || memory == Memory::rewind;
+  return memory == Memory::training || memory == Memory::reversible;
 }
 
-/// What the passes over a stack write, sized by the first of them: layer l has its own entry of a vector, or all
-/// layers share the first.
-template <class Block, int Tokens = Dynamic>
-struct StackCache {
-  using States = typename Block::template States<Tokens>;
+/// features = norm(readout(X_L)),  X_{l+1} = layer_l(X_l).   X: d x (N m), features: d x N.
+///
+/// A layer is a struct of blocks that read by one compressor, here DeltaResidualBlock and TransformerLayer. It has
+///
+///     Compressor compressor;
+///     static constexpr std::size_t block_count;
+///     Edits<Tokens>, Activations<Tokens>, State          structs with one member for each block, or of the only block
+///     static void for_each_block(f, layer, others...)    f(block, its members of the others...), in order;
+///     static void for_each_block_reversed(..)            the last block first
+template <class Layer_>
+struct DeltaStack {
+  using Layer = Layer_;
+  using Scalar = typename Layer::Scalar;
+  using Compressor = typename Layer::Compressor;
+  static constexpr int Width = Layer::width_at_compile_time, ValueChannels = Layer::channels_at_compile_time;
 
-  Memory memory = Memory::training;
-  std::vector<States> states;  ///< the input first, then what each layer made of it
-  std::vector<typename Block::template Edits<Tokens>> edits;
-  std::vector<typename Block::template Activations<Tokens>> activations;
-  States state_gradient;
-  typename Block::template Workspace<Tokens> workspace;
+  /// Every buffer of a pass. A tape belongs to one model at a time; its buffers keep the size of the largest batch so far.
+  template <int Tokens = Dynamic>
+  struct Tape {
+    using States = Matrix<Scalar, Width, times(ValueChannels, Tokens)>;
 
-  /// Takes as many entries as passes over `depth` blocks need.
-  void hold(std::size_t depth, Memory memory_) {
-    memory = memory_;
-    const Counts counts = counts_of(depth);
-    states.resize(counts.states);
-    edits.resize(counts.edits);
-    activations.resize(counts.activations);
+    Memory memory = Memory::training;
+    std::vector<States> states;  ///< the input, then the output of every block; or one state
+    std::vector<typename Layer::template Edits<Tokens>> edits;              ///< of every layer, or one
+    std::vector<typename Layer::template Activations<Tokens>> activations;  ///< of every layer, or one
+    typename Compressor::template Tape<Tokens> readout;
+    typename RmsNorm<Scalar, Width>::template Tape<Tokens> norm;
+    Matrix<Scalar, Width, Tokens> features;
+    States dstates;  ///< gradient of the state at hand
+    Matrix<Scalar, Width, Tokens> dfeatures, dreadout;
+    typename Layer::template Workspace<Tokens> workspace;
+    TapeUse use;
+  };
+
+  /// What inference remembers of S sequences that are being continued. A copy is a fork of the sequences.
+  template <int Tokens = Dynamic>
+  struct StackState {
+    using Scalar = typename Layer::Scalar;
+
+    std::vector<typename Layer::State> layers;
+    StateOf<Compressor> readout;
+    Index sequences = 1;
+    Index position = 0;  ///< tokens of each sequence so far
+    Index capacity = 0;  ///< the most there may be
+    ModelSizes sizes;
+    Tape<Tokens> tape;  ///< scratch memory
+  };
+
+  std::vector<Layer> layers;
+  Compressor readout;
+  RmsNorm<Scalar, Width> norm;
+
+  Index width() const noexcept { return norm.weight.size(); }
+
+ protected:
+  template <int Tokens>
+  void make_tape(Tape<Tokens>& tape, Memory memory, const ModelSizes& sizes) const {
+    const std::size_t one = (std::min)(layers.size(), std::size_t{1});
+    tape.memory = memory;
+    tape.states.resize(stores_states(memory) ? layers.size() * Layer::block_count + 1 : 1);
+    tape.edits.resize(memory == Memory::inference ? one : layers.size());
+    tape.activations.resize(stores_activations(memory) ? layers.size() : one);
+    tape.use.made_for(sizes);
   }
 
-  /// @throws std::invalid_argument if the cache is not for `depth` blocks.
-  void check(const char* where, std::size_t depth) const {
-    const Counts counts = counts_of(depth);
-    if (states.size() != counts.states || edits.size() != counts.edits ||
-        activations.size() != counts.activations)
-      fail(where, "the cache",
-           "for a net of " + std::to_string(edits.size()) + " blocks, or another memory mode",
-           "one from make_cache of this net of " + std::to_string(depth));
-  }
-  /// @throws std::invalid_argument if there is no way back either.
-  void check_training(const char* where, std::size_t depth) const {
-    if (memory == Memory::inference) fail(where, "the cache", "made for inference", "one made for training");
-    check(where, depth);
+  /// Makes room for N tokens. @throws std::invalid_argument if the tape does not fit the model.
+  template <int Tokens>
+  void begin_forward(const char* where, Tape<Tokens>& tape, const ModelSizes& sizes, Index N) const {
+    tape.use.begin_forward(where, sizes);
+    if (tape.states.empty()) fail(where, "the tape", "empty (default-constructed or moved from)", "from make_tape");
+    for (auto& state : tape.states) state.resize(width(), N * sizes.value_channels);
+    tape.features.resize(width(), N);
   }
 
-  /// Layer l's entry, or the one that all layers share.
-  template <class T>
-  static T& kept(std::vector<T>& entries, std::size_t l) {
-    return entries[entries.size() > l ? l : 0];
+  /// tape.states.front() -> tape.features
+  template <int Tokens>
+  void forward_stack(Tape<Tokens>& tape, const Pass& pass) const {
+    std::size_t at = 0;
+    for (std::size_t l = 0; l < layers.size(); ++l)
+      Layer::for_each_block(
+          [&](const auto& block, auto& edit, auto& activations) {
+            const auto& X = tape.states[at];
+            if (stores_states(tape.memory)) ++at;
+            block.forward(layers[l].compressor, X, tape.states[at], edit, activations, pass);
+          },
+          layers[l], entry(tape.edits, l), entry(tape.activations, l));
+    norm.forward(readout.forward(tape.states.back(), tape.readout, pass), tape.features, tape.norm, pass);
+  }
+
+  /// The same for the tokens after those in the state.
+  template <int Tokens>
+  void infer_stack(StackState<Tokens>& state, const Pass& pass) const {
+    Tape<Tokens>& tape = state.tape;
+    auto& X = tape.states.front();
+    for (std::size_t l = 0; l < layers.size(); ++l)
+      Layer::for_each_block(
+          [&](const auto& block, auto& memory, auto& edit, auto& activations) {
+            block.infer(layers[l].compressor, X, X, memory, edit, activations, pass);
+          },
+          layers[l], state.layers[l], tape.edits.front(), tape.activations.front());
+    norm.forward(infer_compressor(readout, X, state.readout, tape.readout, pass), tape.features, tape.norm, pass);
+  }
+
+  /// tape.dfeatures -> tape.dstates, the gradient of tape.states.front(); adds to the parameters of `gradient`.
+  template <int Tokens>
+  void backward_stack(Tape<Tokens>& tape, DeltaStack& gradient, const Pass& pass) const {
+    const Index N = tape.features.cols();
+    auto& dX = tape.dstates;
+    dX.setZero(width(), tape.states.back().cols());
+    tape.dreadout.setZero(width(), N);
+    const auto& last = tape.states.back();
+    norm.backward(readout.output(last, tape.readout), tape.features, tape.dfeatures, tape.dreadout, tape.norm,
+                  gradient.norm, pass);
+    readout.backward(last, tape.dreadout, dX, tape.readout, gradient.readout, pass);
+    std::size_t at = tape.states.size() - 1;
+    for (std::size_t l = layers.size(); l-- > 0;)
+      Layer::for_each_block_reversed(
+          [&](const auto& block, auto& block_gradient, auto& edit, auto& activations) {
+            auto& dinputs = tape.workspace.gradient;
+            if (stores_states(tape.memory)) --at;
+            auto& X = tape.states[at];
+            if (stores_states(tape.memory))
+              delta_update_backward(block.update, X, edit.inputs, edit.tape, dX, dinputs, pass.executor);
+            else
+              delta_update_backward_reversible(block.update, X, edit.inputs, edit.tape, dX, dinputs, pass.executor);
+            if (!stores_activations(tape.memory))
+              block.run_parts(layers[l].compressor, X, edit, activations, pass);
+            block.backward_parts(layers[l].compressor, X, dX, edit, activations, gradient.layers[l].compressor,
+                                 block_gradient, tape.workspace, pass);
+          },
+          layers[l], gradient.layers[l], tape.edits[l], entry(tape.activations, l));
+  }
+
+  template <int Tokens>
+  void make_state(StackState<Tokens>& state, Index sequences, Index capacity, const ModelSizes& sizes) const {
+    make_tape(state.tape, Memory::inference, sizes);
+    state.layers.reserve(layers.size());
+    for (const Layer& layer : layers) state.layers.push_back(layer.make_state(sequences, capacity));
+    state.readout = ddl::make_state(readout, sequences, capacity);
+    state.sequences = sequences;
+    state.capacity = capacity;
+    state.sizes = sizes;
+  }
+
+  /// The pass for N more tokens. @throws std::invalid_argument if the state or the number of tokens does not fit.
+  template <int Tokens>
+  Pass begin_infer(const char* where, StackState<Tokens>& state, const ModelSizes& sizes, Index N,
+                   const ExecutorRef& executor) const {
+    TapeUse::check_sizes(where, "the state", state.sizes, sizes);
+    if (state.layers.size() != layers.size())
+      fail(where, "the state", "empty (default-constructed or moved from)", "from make_state");
+    if (N % state.sequences != 0)
+      fail(where, "the number of tokens", std::to_string(N),
+           "a multiple of the " + std::to_string(state.sequences) + " sequences");
+    const Index T = N / state.sequences;
+    if (T > state.capacity - state.position)
+      fail(where, "a sequence", std::to_string(state.position + T) + " tokens long",
+           "at most the capacity, " + std::to_string(state.capacity));
+    begin_forward(where, state.tape, sizes, N);
+    return {executor, (std::max)(Index(1), T), state.position};
   }
 
  private:
-  struct Counts {
-    std::size_t states, edits, activations;
-  };
-  Counts counts_of(std::size_t depth) const {
-    const std::size_t one = (std::min)(depth, std::size_t{1});
-    return {stores_states(memory) ? depth + 1 : 1, memory == Memory::inference ? one : depth,
-            stores_activations(memory) ? depth : one};
+  /// Layer l's entry, or the one that all layers share.
+  template <class T>
+  static T& entry(std::vector<T>& entries, std::size_t l) {
+    return entries[entries.size() > 1 ? l : 0];
   }
 };
-
-/// The compressor that block l reads by: its own, or that of the nearest block before it that has one.
-template <class Blocks>
-auto& compressor_of(Blocks& blocks, std::size_t l) {
-  for (; !blocks[l].compressor; --l)
-    if (l == 0) fail("ddl::compressor_of", "the first block's compressor", "absent", "its own");
-  return *blocks[l].compressor;
-}
-
-/// cache.states.back() = block_n( .. block_1(cache.states.front()))
-template <class Block, int Tokens, Executor E = Serial>
-void stack_forward(const std::vector<Block>& blocks, StackCache<Block, Tokens>& cache,
-                   const E& executor = {}) {
-  for (std::size_t l = 0; l < blocks.size(); ++l)
-    blocks[l].forward(compressor_of(blocks, l), cache.kept(cache.states, l), cache.kept(cache.states, l + 1),
-                      cache.kept(cache.edits, l), cache.kept(cache.activations, l), executor);
-}
-
-/// cache.state_gradient holds the gradient of the last state on entry and that of the first on return; the
-/// gradients of all parameters are added to `gradient`.
-template <class Block, int Tokens, Executor E = Serial>
-void stack_backward(const std::vector<Block>& blocks, StackCache<Block, Tokens>& cache,
-                    std::vector<Block>& gradient, const E& executor = {}) {
-  auto& dX = cache.state_gradient;
-  for (std::size_t l = blocks.size(); l-- > 0;) {
-    const Block& block = blocks[l];
-    const auto& compressor = compressor_of(blocks, l);
-    auto& X = cache.kept(cache.states, l);
-    auto& edit = cache.edits[l];
-    auto& activations = cache.kept(cache.activations, l);
-    if (stores_states(cache.memory))
-      rewrite_backward(block.rewrite, X, edit, dX, cache.workspace.edit, executor);
-    else
-      rewrite_backward_rewind(block.rewrite, X, edit, dX, cache.workspace.edit, executor);
-    if (!stores_activations(cache.memory)) block.run_parts(compressor, X, edit, activations, executor);
-    block.backward_parts(compressor, X, edit, activations, dX, compressor_of(gradient, l), gradient[l],
-                         cache.workspace, executor);
-  }
-}
 
 }  // namespace ddl

@@ -4,19 +4,27 @@
 /// scale * sigmoid(W x + b) of the compressed state in the authors' code.
 #pragma once
 
+#include <optional>
 #include <tuple>
 
 #include "ddl/nn/activation.hpp"
 #include "ddl/nn/linear.hpp"
+#include "ddl/nn/part.hpp"
 
 namespace ddl {
 
 /// What a value reads: the normalised context c, or the compressed state x before the norm.
 enum class ValueSource { context, compressed };
 
+/// A value also tells its source by a function reads().
+template <class P, int Rows = Dynamic, int Cols = Dynamic>
+concept ValuePart = MapPart<P, PartKind::value, Rows, Cols> && requires(const P& part) {
+  { part.reads() } -> std::same_as<ValueSource>;
+};
+
 struct LinearValueSettings {
   ValueSource source = ValueSource::context;
-  double sigmoid_scale = 0;  ///< above 0: v = sigmoid_scale * sigmoid(W . + b), as in the authors' code (4)
+  std::optional<double> sigmoid_scale = {};  ///< v = sigmoid_scale * sigmoid(W . + b), as in the authors' code (4)
 };
 
 /// v = W z + b, or scale * sigmoid(W z + b), with z the source.   z: d x N, v: m x N.
@@ -27,38 +35,41 @@ struct LinearValue {
   using Input = ConstBatchRef<Scalar, Rows>;
   using Output = ConstBatchRef<Scalar, Cols>;
 
+  static constexpr PartKind kind = PartKind::value;
+  template <int Tokens = Dynamic>
+  struct Tape {};
+
   Linear<Scalar, Rows, Cols> projection;
   ValueSource source = ValueSource::context;
-  Scalar sigmoid_scale = 0;
+  std::optional<Scalar> sigmoid_scale;
 
-  static constexpr auto parameters() { return std::tuple(field("projection", &LinearValue::projection)); }
+  static constexpr auto parameters() { return std::tuple(parameter("projection", &LinearValue::projection)); }
   ValueSource reads() const noexcept { return source; }
 
   LinearValue() = default;
-  /// @throws std::invalid_argument if sigmoid_scale is negative or not finite.
-  LinearValue(const Settings& settings, Index width, Index value_channels, Random& random)
-      : projection(width, value_channels, random),
-        source(settings.source),
-        sigmoid_scale(static_cast<Scalar>(settings.sigmoid_scale)) {
-    check_range("ddl::LinearValue", "sigmoid_scale", settings.sigmoid_scale, settings.sigmoid_scale >= 0,
-                "a number above 0, or 0 for a linear value");
+  /// @throws std::invalid_argument if sigmoid_scale is not above 0.
+  LinearValue(Index in, Index out, const Settings& settings, Random& random)
+      : projection(in, out, random), source(settings.source) {
+    if (!settings.sigmoid_scale) return;
+    check_range("ddl::LinearValue", "sigmoid_scale", *settings.sigmoid_scale, *settings.sigmoid_scale > 0,
+                "a number above 0");
+    sigmoid_scale = static_cast<Scalar>(*settings.sigmoid_scale);
   }
 
-  template <Executor E = Serial>
-  void forward(const Input& z, BatchRef<Scalar, Cols> v, const E& executor = {}) const {
-    projection.forward(z, v, executor);
-    if (sigmoid_scale > 0) {
-      activate(Activation::sigmoid, v, v, executor);
-      v *= sigmoid_scale;
+  template <int Tokens>
+  void forward(const Input& z, BatchRef<Scalar, Cols> v, Tape<Tokens>&, const Pass& pass = {}) const {
+    projection.forward(z, v, pass);
+    if (sigmoid_scale) {
+      activate(Activation::sigmoid, v, v, pass.executor);
+      v *= *sigmoid_scale;
     }
   }
-  /// dz += the value's share; `slope` holds dL/dv on entry and is used up.
-  template <Executor E = Serial>
-  void backward(const Input& z, const Output& v, BatchRef<Scalar, Cols> slope, BatchRef<Scalar, Rows> dz,
-                LinearValue& gradient, const E& executor = {}) const {
-    if (sigmoid_scale > 0) slope.array() *= v.array() * (Scalar(1) - v.array() / sigmoid_scale);
-    projection.backward_parameters(z, slope, gradient.projection, executor);
-    projection.add_backward_input(slope, dz, executor);
+  /// dv is overwritten.
+  template <int Tokens>
+  void backward(const Input& z, const Output& v, BatchRef<Scalar, Cols> dv, BatchRef<Scalar, Rows> dz,
+                Tape<Tokens>&, LinearValue& gradient, const Pass& pass = {}) const {
+    if (sigmoid_scale) dv.array() *= v.array() * (Scalar(1) - v.array() / *sigmoid_scale);
+    projection.backward(z, dv, dz, gradient.projection, pass);
   }
 };
 
@@ -74,24 +85,27 @@ struct ConstantValue {
   using Input = ConstBatchRef<Scalar, Rows>;
   using Output = ConstBatchRef<Scalar, Cols>;
 
+  static constexpr PartKind kind = PartKind::value;
+  template <int Tokens = Dynamic>
+  struct Tape {};
+
   Scalar value = 0;
 
   static constexpr auto parameters() { return std::tuple(); }
   ValueSource reads() const noexcept { return ValueSource::context; }
 
   ConstantValue() = default;
-  ConstantValue(const Settings& settings, Index, Index, Random&)
-      : value(static_cast<Scalar>(settings.value)) {
+  ConstantValue(Index, Index, const Settings& settings, Random&) : value(static_cast<Scalar>(settings.value)) {
     check_finite("ddl::ConstantValue", "value", settings.value);
   }
 
-  template <Executor E = Serial>
-  void forward(const Input&, BatchRef<Scalar, Cols> v, const E& = {}) const {
+  template <int Tokens>
+  void forward(const Input&, BatchRef<Scalar, Cols> v, Tape<Tokens>&, const Pass& = {}) const {
     v.setConstant(value);
   }
-  template <Executor E = Serial>
-  void backward(const Input&, const Output&, BatchRef<Scalar, Cols>, BatchRef<Scalar, Rows>, ConstantValue&,
-                const E& = {}) const {}
+  template <int Tokens>
+  void backward(const Input&, const Output&, const Output&, BatchRef<Scalar, Rows>, Tape<Tokens>&,
+                ConstantValue&, const Pass& = {}) const {}
 };
 
 }  // namespace ddl

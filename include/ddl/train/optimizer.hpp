@@ -81,7 +81,7 @@ struct Sgd {
   SgdSettings settings;
   Model velocity;
 
-  static constexpr auto parameters() { return std::tuple(field("velocity", &Sgd::velocity)); }
+  static constexpr auto parameters() { return std::tuple(parameter("velocity", &Sgd::velocity)); }
 
   /// @throws std::invalid_argument if a setting is out of range.
   explicit Sgd(const Model& model, const SgdSettings& settings_ = {})
@@ -138,8 +138,8 @@ struct AdamW {
   Index steps = 0;
 
   static constexpr auto parameters() {
-    return std::tuple(field("first_moment", &AdamW::first_moment),
-                      field("second_moment", &AdamW::second_moment));
+    return std::tuple(parameter("first_moment", &AdamW::first_moment),
+                      parameter("second_moment", &AdamW::second_moment));
   }
 
   /// @throws std::invalid_argument if a setting is out of range.

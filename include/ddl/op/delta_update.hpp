@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT
-/// @file  The batched rewrite Y = X + beta k (v - X^T k)^T, its two controls, their adjoint, and the way back.
-/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417, the residual block. The backward pass:
+/// @file  The batched delta update Y = X + beta k (v - X^T k)^T, its two controls, their adjoint, and its inverse.
+/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417, the residual block.
 ///
-/// All three rewrites, forward, are Y = X + kt p^T; all three, backward, with G = dL/dY, are
+/// The forward pass of each of the three update rules is Y = X + kt p^T. The backward pass, with G = dL/dY, is
 ///
 ///     dX = G - kt q^T,     dkt = G p - X q - w kt
 ///
-/// and differ only in the m coefficients p, q and the number w. With k = s kt, g = G^T k, u = X^T k, r = v - u:
+/// The rules differ in the m coefficients p, q and the number w. With k = s kt, g = G^T k, u = X^T k, r = v - u:
 ///
-///     rewrite      p           q          w                        dv        dbeta
+///     rule         p           q          w                        dv        dbeta
 ///     delta        s beta r    s beta g   s^2 beta (g.r - g.u)     beta g    g.r
 ///     write-only   s beta v    0          s^2 beta g.v             beta g    g.v
 ///     additive     1           0          0                        0         0
 ///
-/// w kt is what the normalisation takes out of dkt, exact with k_eps inside the root. One token's state is visited
-/// once each way: two sweeps pass over it while it is in cache, one of dot products, then one that writes.
+/// The term w kt is the derivative of the normalisation; it is exact because k_eps is inside the root. Each pass visits
+/// the state of a token once: two sweeps run over it while it is in cache, one of dot products, then one that writes.
 #pragma once
 
 #include <algorithm>
@@ -28,63 +28,57 @@
 
 namespace ddl {
 
-/// delta: Y = X + beta k (v - X^T k)^T.   write_only: Y = X + beta k v^T.   additive: Y = X + kt 1^T.
-/// The last two are the controls: no read before the write; no gate and no value either.
-enum class Rewrite { delta, write_only, additive };
+/// How a block changes its state.
+///
+///     delta        Y = X + beta k (v - X^T k)^T
+///     write_only   Y = X + beta k v^T           a control: nothing is read before the write
+///     additive     Y = X + kt 1^T               a control: a plain residual connection, without gate and value
+enum class UpdateRule { delta, write_only, additive };
 
-constexpr const char* name_of(Rewrite kind) noexcept {
+constexpr const char* name_of(UpdateRule rule) noexcept {
   constexpr const char* names[] = {"delta", "write_only", "additive"};
-  return names[static_cast<int>(kind)];
+  return names[static_cast<int>(rule)];
 }
 
-/// The rank-one edits of N states of size d x m: resize first, then `direction` and `beta` go in; the forward pass fills in the
-/// rest, which is all that its backward pass and rewinding need.
+/// The inputs of N rank-1 edits of states of size d x m, or the gradients of these inputs.
 ///
 /// @tparam Tokens  N at compile time, or Dynamic.
 template <class Scalar, int Rows = Dynamic, int Cols = Dynamic, int Tokens = Dynamic>
-struct Edit {
+struct EditInputs {
   using AccumScalar = Accum<Scalar>;
 
-  Matrix<Scalar, Rows, Tokens> direction;        ///< kt, d x N, not normalised
-  Matrix<AccumScalar, 1, Tokens> beta;           ///< the gate, 1 x N
-  Matrix<AccumScalar, 1, Tokens> scale;          ///< s of k = s kt, 1 x N
-  Matrix<AccumScalar, Cols, Tokens> readout;     ///< u = X^T k, m x N
-  Matrix<AccumScalar, Cols, Tokens> correction;  ///< r = v - u, m x N
+  Matrix<Scalar, Rows, Tokens> direction;   ///< kt, d x N, not normalised
+  Matrix<AccumScalar, 1, Tokens> beta;      ///< the gate, 1 x N
+  Matrix<AccumScalar, Cols, Tokens> value;  ///< v, m x N
 
   void resize(Index rows, Index cols, Index tokens) {
     direction.resize(rows, tokens);
     beta.resize(1, tokens);
-    scale.resize(1, tokens);
-    readout.resize(cols, tokens);
-    correction.resize(cols, tokens);
+    value.resize(cols, tokens);
   }
 };
 
-/// The gradients of what a rewrite was given besides the states.
+/// What the forward pass saves for the backward pass and for the inverse, besides the inputs.
 template <class Scalar, int Rows = Dynamic, int Cols = Dynamic, int Tokens = Dynamic>
-struct EditGradient {
+struct EditTape {
   using AccumScalar = Accum<Scalar>;
 
-  Matrix<Scalar, Rows, Tokens> direction;   ///< dL/dkt
-  Matrix<AccumScalar, Cols, Tokens> value;  ///< dL/dv
-  Matrix<AccumScalar, 1, Tokens> beta;      ///< dL/dbeta
-
-  void resize(Index rows, Index cols, Index tokens) {
-    direction.resize(rows, tokens);
-    value.resize(cols, tokens);
-    beta.resize(1, tokens);
-  }
+  Matrix<AccumScalar, 1, Tokens> inverse_norm;  ///< s of k = s kt, 1 x N; 0 under the additive rule
+  Matrix<AccumScalar, Cols, Tokens> read;       ///< u = X^T k, m x N; 0 under the write-only rule
 };
 
 namespace detail {
 
-template <class E>
-void check_edit(const char* where, const E& edit) {
-  const Index m = edit.correction.rows(), N = edit.direction.cols();
-  check_shape(where, "beta", edit.beta, 1, N);
-  check_shape(where, "scale", edit.scale, 1, N);
-  check_shape(where, "readout", edit.readout, m, N);
-  check_shape(where, "correction", edit.correction, m, N);
+template <class Inputs>
+void check_inputs(const char* where, const Inputs& inputs) {
+  check_shape(where, "beta", inputs.beta, 1, inputs.direction.cols());
+  check_shape(where, "v", inputs.value, inputs.value.rows(), inputs.direction.cols());
+}
+template <class Inputs, class Tape>
+void check_tape(const char* where, const Inputs& inputs, const Tape& tape) {
+  check_inputs(where, inputs);
+  check_shape(where, "inverse_norm", tape.inverse_norm, 1, inputs.direction.cols());
+  check_shape(where, "read", tape.read, inputs.value.rows(), inputs.direction.cols());
 }
 
 /// One accumulation scalar at a time. The sweeps below are written once, over lanes: packets first, and what
@@ -262,38 +256,41 @@ EIGEN_STRONG_INLINE void for_groups(Index m, F&& f) {
 
 }  // namespace detail
 
-/// Y = rewrite(X); Y may be X.
+/// Y = the update of X; Y may be X.
 ///
 ///   X, Y       d x (N m)
-///   edit       direction d x N and beta 1 x N in; scale, readout, correction out
-///   v          m x N
+///   inputs     kt d x N, beta 1 x N, v m x N
+///   tape       assigned
 ///
 /// @throws std::invalid_argument if a shape does not fit.
 template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
-void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scalar, Rows>>& X,
-                     Edit<Scalar, Rows, Cols, Tokens>& edit,
-                     const std::type_identity_t<ConstBatchRef<Accum<Scalar>, Cols>>& v,
-                     std::type_identity_t<BatchRef<Scalar, Rows>> Y, double k_eps = default_k_eps,
-                     const E& executor = {}) {
+void delta_update_forward(UpdateRule rule, const std::type_identity_t<ConstBatchRef<Scalar, Rows>>& X,
+                          const EditInputs<Scalar, Rows, Cols, Tokens>& inputs,
+                          EditTape<Scalar, Rows, Cols, Tokens>& tape,
+                          std::type_identity_t<BatchRef<Scalar, Rows>> Y, double k_eps = default_k_eps,
+                          const E& executor = {}) {
   using Real = Accum<Scalar>;
-  constexpr const char* where = "ddl::rewrite_forward";
-  const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
-  check_shape(where, "X", X, edit.direction.rows(), N * m);
+  constexpr const char* where = "ddl::delta_update_forward";
+  const Index d = X.rows(), N = inputs.direction.cols(), m = inputs.value.rows();
+  check_shape(where, "X", X, inputs.direction.rows(), N * m);
   check_shape(where, "Y", Y, d, N * m);
-  detail::check_edit(where, edit);
-  if (kind != Rewrite::additive) check_shape(where, "v", v, m, N);
+  detail::check_inputs(where, inputs);
+  tape.inverse_norm.resize(1, N);
+  tape.read.resize(m, N);
   const bool streamed = detail::is_streamed(X, Y);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
     const Index stride_x = X.colStride(), stride_y = Y.colStride();
     for (Index n = begin; n < end; ++n) {
       const Index next = detail::columns_to_next<Scalar>(d, m, N, n);
-      const Scalar* kt = edit.direction.data() + n * d;
+      const Scalar* kt = inputs.direction.data() + n * d;
+      const Real* v = inputs.value.data() + n * m;
       const Scalar* state = X.data() + n * m * stride_x;
       Scalar* out = Y.data() + n * m * stride_y;
-      Real* u = edit.readout.data() + n * m;
-      Real* r = edit.correction.data() + n * m;
+      Real* u = tape.read.data() + n * m;
       Real norm2(0), s(0);
-      if (kind != Rewrite::additive) {
+      if (rule == UpdateRule::additive) {
+        std::fill_n(u, m, Real(0));
+      } else {
         detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
           const Scalar* columns = state + j * stride_x;
           if (j == 0)
@@ -301,17 +298,15 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
           else
             detail::dots<Group, false>(d, kt, columns, stride_x, u + j, nullptr);
         });
-        s = direction_scale(edit.direction.col(n), norm2, Real(k_eps));
-        for (Index j = 0; j < m; ++j) {
-          u[j] = kind == Rewrite::delta ? Real(s * u[j]) : Real(0);
-          r[j] = v.data()[n * v.colStride() + j] - u[j];
-        }
+        s = direction_scale(inputs.direction.col(n), norm2, Real(k_eps));
+        for (Index j = 0; j < m; ++j) u[j] = rule == UpdateRule::delta ? Real(s * u[j]) : Real(0);
       }
-      edit.scale.data()[n] = s;
-      const Real step = kind == Rewrite::additive ? Real(0) : s * edit.beta.data()[n];
+      tape.inverse_norm.data()[n] = s;
+      const Real step = rule == UpdateRule::additive ? Real(0) : s * inputs.beta.data()[n];
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
-        for (int c = 0; c < Group; ++c) p[c] = kind == Rewrite::additive ? Real(1) : Real(step * r[j + c]);
+        for (int c = 0; c < Group; ++c)
+          p[c] = rule == UpdateRule::additive ? Real(1) : Real(step * (v[j + c] - u[j + c]));
         const auto add =
             streamed ? detail::add_outer<Group, true, Scalar> : detail::add_outer<Group, false, Scalar>;
         add(d, kt, p, state + j * stride_x, stride_x, out + j * stride_y, stride_y, next);
@@ -323,40 +318,40 @@ void rewrite_forward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scal
 
 namespace detail {
 
-/// The backward pass, and with Undo the way back as well: see rewrite_backward and rewrite_backward_rewind.
+/// The backward pass; with Undo, X holds Y on entry: see delta_update_backward_reversible.
 template <bool Undo, class Scalar, int Rows, int Cols, int Tokens, class States, Executor E>
-void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, Tokens>& edit,
-                      BatchRef<Scalar, Rows>& dX, EditGradient<Scalar, Rows, Cols, Tokens>& gradient,
-                      const E& executor) {
+void delta_update_backward(UpdateRule rule, States& X, const EditInputs<Scalar, Rows, Cols, Tokens>& inputs,
+                           const EditTape<Scalar, Rows, Cols, Tokens>& tape, BatchRef<Scalar, Rows>& dX,
+                           EditInputs<Scalar, Rows, Cols, Tokens>& gradient, const E& executor) {
   using Real = Accum<Scalar>;
-  constexpr const char* where = Undo ? "ddl::rewrite_backward_rewind" : "ddl::rewrite_backward";
-  const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
-  check_shape(where, "X", X, edit.direction.rows(), N * m);
+  constexpr const char* where = Undo ? "ddl::delta_update_backward_reversible" : "ddl::delta_update_backward";
+  const Index d = X.rows(), N = inputs.direction.cols(), m = inputs.value.rows();
+  check_shape(where, "X", X, inputs.direction.rows(), N * m);
   check_shape(where, "dX", dX, d, N * m);
-  check_edit(where, edit);
+  check_tape(where, inputs, tape);
   gradient.resize(d, m, N);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
     const Index stride_x = X.colStride(), stride_dx = dX.colStride();
     for (Index n = begin; n < end; ++n) {
       const Index next = columns_to_next<Scalar>(d, m, N, n);
-      const Scalar* kt = edit.direction.data() + n * d;
-      const Real* u = edit.readout.data() + n * m;
-      const Real* r = edit.correction.data() + n * m;
+      const Scalar* kt = inputs.direction.data() + n * d;
+      const Real* v = inputs.value.data() + n * m;
+      const Real* u = tape.read.data() + n * m;
       auto* state = X.data() + n * m * stride_x;
-      Scalar* slope = dX.data() + n * m * stride_dx;
+      Scalar* grad = dX.data() + n * m * stride_dx;
       Real* dv = gradient.value.data() + n * m;  // first g, then beta g
-      const Real s = edit.scale.data()[n], beta = kind == Rewrite::additive ? Real(0) : edit.beta.data()[n];
-      const Real step = s * beta;
+      const Real s = tape.inverse_norm.data()[n];
+      const Real beta = rule == UpdateRule::additive ? Real(0) : inputs.beta.data()[n], step = s * beta;
       Real gr(0), gu(0);
-      if (kind == Rewrite::additive) {
+      if (rule == UpdateRule::additive) {
         std::fill_n(dv, m, Real(0));
       } else {
         for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-          dots<Group, false, Scalar>(d, kt, slope + j * stride_dx, stride_dx, dv + j, nullptr);
+          dots<Group, false, Scalar>(d, kt, grad + j * stride_dx, stride_dx, dv + j, nullptr);
         });
         for (Index j = 0; j < m; ++j) {
           dv[j] *= s;
-          gr += dv[j] * r[j];
+          gr += dv[j] * (v[j] - u[j]);
           gu += dv[j] * u[j];
         }
       }
@@ -364,11 +359,11 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
       for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         Coefficients<Group, Real> p, q;
         for (int c = 0; c < Group; ++c) {
-          p[c] = kind == Rewrite::additive ? Real(1) : Real(step * r[j + c]);
-          q[c] = kind == Rewrite::delta ? Real(step * dv[j + c]) : Real(0);
+          p[c] = rule == UpdateRule::additive ? Real(1) : Real(step * (v[j + c] - u[j + c]));
+          q[c] = rule == UpdateRule::delta ? Real(step * dv[j + c]) : Real(0);
         }
         pull_back<Group, Undo>(d, kt, p, q, s, Real(step * (gr - gu)), j == 0, state + j * stride_x, stride_x,
-                               slope + j * stride_dx, stride_dx, gradient.direction.data() + n * d, next);
+                               grad + j * stride_dx, stride_dx, gradient.direction.data() + n * d, next);
       });
       for (Index j = 0; j < m; ++j) dv[j] *= beta;
     }
@@ -377,49 +372,54 @@ void rewrite_backward(Rewrite kind, States& X, const Edit<Scalar, Rows, Cols, To
 
 }  // namespace detail
 
-/// The adjoint of rewrite_forward.
+/// The adjoint of delta_update_forward.
 ///
 ///   X          d x (N m), the states that went in
 ///   dX         d x (N m): dL/dY on entry, dL/dX on return
-///   gradient   dL/dkt, dL/dv, dL/dbeta, assigned
+///   gradient   dL/dkt, dL/dbeta, dL/dv, assigned
 ///
 /// @throws std::invalid_argument if a shape does not fit.
 template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
-void rewrite_backward(Rewrite kind, const std::type_identity_t<ConstBatchRef<Scalar, Rows>>& X,
-                      const Edit<Scalar, Rows, Cols, Tokens>& edit,
-                      std::type_identity_t<BatchRef<Scalar, Rows>> dX,
-                      EditGradient<Scalar, Rows, Cols, Tokens>& gradient, const E& executor = {}) {
-  detail::rewrite_backward<false>(kind, X, edit, dX, gradient, executor);
+void delta_update_backward(UpdateRule rule, const std::type_identity_t<ConstBatchRef<Scalar, Rows>>& X,
+                           const EditInputs<Scalar, Rows, Cols, Tokens>& inputs,
+                           const EditTape<Scalar, Rows, Cols, Tokens>& tape,
+                           std::type_identity_t<BatchRef<Scalar, Rows>> dX,
+                           EditInputs<Scalar, Rows, Cols, Tokens>& gradient, const E& executor = {}) {
+  detail::delta_update_backward<false>(rule, X, inputs, tape, dX, gradient, executor);
 }
 
-/// The same from the states that came out: X holds Y on entry and, as X = Y - beta k r^T, the states that
-/// went in on return.
+/// The same from the states that came out: X holds Y on entry and the states that went in on return, by
+/// X = Y - beta k r^T.
 template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
-void rewrite_backward_rewind(Rewrite kind, std::type_identity_t<BatchRef<Scalar, Rows>> X,
-                             const Edit<Scalar, Rows, Cols, Tokens>& edit,
-                             std::type_identity_t<BatchRef<Scalar, Rows>> dX,
-                             EditGradient<Scalar, Rows, Cols, Tokens>& gradient, const E& executor = {}) {
-  detail::rewrite_backward<true>(kind, X, edit, dX, gradient, executor);
+void delta_update_backward_reversible(UpdateRule rule, std::type_identity_t<BatchRef<Scalar, Rows>> X,
+                                      const EditInputs<Scalar, Rows, Cols, Tokens>& inputs,
+                                      const EditTape<Scalar, Rows, Cols, Tokens>& tape,
+                                      std::type_identity_t<BatchRef<Scalar, Rows>> dX,
+                                      EditInputs<Scalar, Rows, Cols, Tokens>& gradient,
+                                      const E& executor = {}) {
+  detail::delta_update_backward<true>(rule, X, inputs, tape, dX, gradient, executor);
 }
 
-/// X = Y - beta k r^T in place of Y: the states that went into the rewrite that `edit` describes.
+/// The inverse of delta_update_forward, given what it saved: X holds Y on entry and X = Y - beta k r^T on return.
 template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
-void rewrite_rewind(Rewrite kind, const Edit<Scalar, Rows, Cols, Tokens>& edit,
-                    std::type_identity_t<BatchRef<Scalar, Rows>> X, const E& executor = {}) {
+void delta_update_inverse(UpdateRule rule, const EditInputs<Scalar, Rows, Cols, Tokens>& inputs,
+                          const EditTape<Scalar, Rows, Cols, Tokens>& tape,
+                          std::type_identity_t<BatchRef<Scalar, Rows>> X, const E& executor = {}) {
   using Real = Accum<Scalar>;
-  const Index d = X.rows(), N = edit.direction.cols(), m = edit.correction.rows();
-  check_shape("ddl::rewrite_rewind", "X", X, edit.direction.rows(), N * m);
-  detail::check_edit("ddl::rewrite_rewind", edit);
+  const Index d = X.rows(), N = inputs.direction.cols(), m = inputs.value.rows();
+  check_shape("ddl::delta_update_inverse", "X", X, inputs.direction.rows(), N * m);
+  detail::check_tape("ddl::delta_update_inverse", inputs, tape);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
     for (Index n = begin; n < end; ++n) {
       const Index next = detail::columns_to_next<Scalar>(d, m, N, n);
-      const Real step = kind == Rewrite::additive ? Real(0) : Real(edit.scale(n) * edit.beta(n));
+      const Real step = rule == UpdateRule::additive ? Real(0) : Real(tape.inverse_norm(n) * inputs.beta(n));
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
         p.setConstant(Real(-1));
-        if (kind != Rewrite::additive) p = -step * edit.correction.col(n).template segment<Group>(j).array();
+        if (rule != UpdateRule::additive)
+          p = -step * (inputs.value - tape.read).col(n).template segment<Group>(j).array();
         Scalar* state = X.data() + (n * m + j) * X.colStride();
-        detail::add_outer<Group, false>(d, edit.direction.data() + n * d, p, state, X.colStride(), state,
+        detail::add_outer<Group, false>(d, inputs.direction.data() + n * d, p, state, X.colStride(), state,
                                         X.colStride(), next);
       });
     }

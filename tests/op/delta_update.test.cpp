@@ -148,8 +148,8 @@ struct Inputs {
   Eigen::MatrixXd X, z, v, beta;
   static constexpr auto parameters() {
     using ddl::field;
-    return std::tuple(field("X", &Inputs::X), field("kt", &Inputs::z), field("v", &Inputs::v),
-                      field("beta", &Inputs::beta));
+    return std::tuple(parameter("X", &Inputs::X), parameter("kt", &Inputs::z), parameter("v", &Inputs::v),
+                      parameter("beta", &Inputs::beta));
   }
 };
 

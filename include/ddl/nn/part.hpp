@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+/// @file  What a part of a network is.
+///
+/// A part owns its weights and nothing else. What a pass writes lives outside of it, by lifetime:
+///
+///     Pass    one call: the executor, and the layout of the batch
+///     Tape    from a forward pass to its backward pass: what backward needs
+///     State   as long as a sequence is continued: what `infer` remembers of the tokens before
+///
+/// A part that maps x (in x N) to y (out x N) has
+///
+///     static constexpr PartKind kind = PartKind::sublayer;
+///     using Scalar = ..;  using Settings = ..;       a plain struct with defaults
+///     template <int Tokens = Dynamic> struct Tape;   Tokens: N at compile time, or Dynamic
+///     static constexpr auto parameters();            see core/parameters.hpp
+///     Part(Index in, Index out, const Settings&, Random&);
+///     void forward(x, y, Tape&, const Pass&) const;                         y = f(x)
+///     void backward(x, y, dy, dx, Tape&, Part& gradient, const Pass&) const;
+///
+/// backward adds to dx and to the parameters of `gradient`; it may overwrite dy and the tape. A part that looks at
+/// earlier tokens of a sequence also has
+///
+///     struct State;                                  matrices, listed by parameters(); zero at the start of a sequence
+///     State make_state(Index sequences, Index capacity) const;
+///     void infer(x, y, State&, Tape&, const Pass&) const;   forward for the tokens after those in the state
+///
+/// infer moves the state on by pass.length tokens a sequence and uses the tape as scratch memory.
+#pragma once
+
+#include <concepts>
+#include <tuple>
+
+#include "ddl/core/parameters.hpp"
+#include "ddl/core/pass.hpp"
+#include "ddl/core/random.hpp"
+
+namespace ddl {
+
+/// What a part is for in a block.
+///
+///     sublayer     c (d x N)      -> kt (d x N)      the direction
+///     gate         c (d x N)      -> beta (1 x N)
+///     value        c or x (d x N) -> v (m x N)
+///     norm         x (d x N)      -> c (d x N)
+///     compressor   X (d x (N m))  -> x (d x N)
+enum class PartKind { sublayer, gate, value, norm, compressor };
+
+template <class P>
+concept BlockPart = Part<P> && std::copyable<P> && std::default_initializable<P> && requires {
+  typename P::Settings;
+  typename P::template Tape<Dynamic>;
+  { P::kind } -> std::convertible_to<PartKind>;
+};
+
+/// A part of the given kind that maps In x N to Out x N.
+template <class P, PartKind Kind, int In = Dynamic, int Out = In>
+concept MapPart = BlockPart<P> && P::kind == Kind &&
+    std::constructible_from<P, Index, Index, const typename P::Settings&, Random&> &&
+    requires(const P& part, P& gradient, const Matrix<typename P::Scalar, In>& x,
+             Matrix<typename P::Scalar, Out>& y, Matrix<typename P::Scalar, In>& dx,
+             typename P::template Tape<Dynamic>& tape, const Pass& pass) {
+  part.forward(x, y, tape, pass);
+  part.backward(x, y, y, dx, tape, gradient, pass);
+};
+
+template <class P, int Rows = Dynamic>
+concept Sublayer = MapPart<P, PartKind::sublayer, Rows, Rows>;
+template <class P, int Rows = Dynamic>
+concept Norm = MapPart<P, PartKind::norm, Rows, Rows>;
+
+/// A part that remembers earlier tokens of a sequence during inference.
+template <class P>
+concept Stateful = requires(const P& part, Index count) {
+  typename P::State;
+  { part.make_state(count, count) } -> std::same_as<typename P::State>;
+};
+
+/// The state of a part P that remembers nothing.
+template <class P>
+struct NoState {
+  using Scalar = typename P::Scalar;
+  static constexpr auto parameters() { return std::tuple(); }
+};
+
+namespace detail {
+
+template <class P>
+struct StateOf {
+  using type = NoState<P>;
+};
+template <Stateful P>
+struct StateOf<P> {
+  using type = typename P::State;
+};
+
+}  // namespace detail
+
+template <class P>
+using StateOf = typename detail::StateOf<P>::type;
+
+/// The state at the start of `sequences` sequences of at most `capacity` tokens each.
+template <class P>
+StateOf<P> make_state(const P& part, Index sequences, Index capacity) {
+  if constexpr (Stateful<P>)
+    return part.make_state(sequences, capacity);
+  else
+    return {};
+}
+
+/// infer of a part with memory, forward of one without.
+template <class P, class X, class Y, class State, class Tape>
+void infer_part(const P& part, const X& x, Y&& y, State& state, Tape& tape, const Pass& pass) {
+  if constexpr (Stateful<P>)
+    part.infer(x, y, state, tape, pass);
+  else
+    part.forward(x, y, tape, pass);
+}
+/// The same for a compressor, whose passes return x.
+template <class P, class X, class State, class Tape>
+auto infer_compressor(const P& part, const X& states, State& state, Tape& tape, const Pass& pass) {
+  if constexpr (Stateful<P>)
+    return part.infer(states, state, tape, pass);
+  else
+    return part.forward(states, tape, pass);
+}
+
+}  // namespace ddl

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+/// @file  The check that a tape is used as it must be: forward, then one backward, with the model that it was made for.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "ddl/core/check.hpp"
+
+namespace ddl {
+
+/// The sizes by which a model tells its own tapes and states from those of another.
+struct ModelSizes {
+  Index inputs = 0, outputs = 0, width = 0, value_channels = 0, layers = 0;
+
+  bool operator==(const ModelSizes&) const = default;
+  std::string str() const {
+    return std::to_string(inputs) + " inputs, " + std::to_string(outputs) + " outputs, width " +
+           std::to_string(width) + ", " + std::to_string(value_channels) + " value channels and " +
+           std::to_string(layers) + " layers";
+  }
+};
+
+/// Of a tape: the sizes it was made for, and whether a forward pass waits for its backward pass.
+class TapeUse {
+ public:
+  void made_for(const ModelSizes& sizes) { sizes_ = sizes; }
+
+  /// @throws std::invalid_argument if the model is empty, or the tape was made for one of other sizes.
+  void begin_forward(const char* where, const ModelSizes& model) {
+    check_sizes(where, "the tape", sizes_, model);
+    forward_of_ = nullptr;
+  }
+  void end_forward(const void* model, Index length) {
+    forward_of_ = model;
+    length_ = length;
+  }
+  /// @return the length of the sequences in the forward pass.
+  /// @throws std::invalid_argument unless the last pass with this tape was a forward pass of this model.
+  Index begin_backward(const char* where, const void* model) {
+    if (forward_of_ != model)
+      fail(where, "the tape", forward_of_ ? "that of a forward pass of another model" : "without a forward pass",
+           "that of a forward pass of this model, which no backward pass has used yet");
+    forward_of_ = nullptr;
+    return length_;
+  }
+
+  /// @throws std::invalid_argument if the sizes differ, or the model is empty.
+  static void check_sizes(const char* where, const char* what, const ModelSizes& given, const ModelSizes& model) {
+    if (model.width < 1) fail(where, "the model", "empty (default-constructed or moved from)", "one with weights");
+    if (given != model) fail(where, what, "made for a model of " + given.str(), "made for " + model.str());
+  }
+
+ private:
+  ModelSizes sizes_;
+  const void* forward_of_ = nullptr;
+  Index length_ = 1;
+};
+
+}  // namespace ddl

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+/// @file  The compressor that reads a state together with those of the tokens before it (TC).
+/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the token-convolution compressor.
+#pragma once
+
+#include <tuple>
+
+#include "ddl/residual/compressor.hpp"
+#include "ddl/residual/token_windows.hpp"
+
+namespace ddl {
+
+struct TokenConvolutionSettings {
+  Index kernel = 4;  ///< tokens
+};
+
+/// x_i(n) = sum over j of read_j sum over t of w_(i m + j, t) X_ij(n - (K - 1) + t),  X = 0 before a sequence.
+///
+///   X: d x (N m)    x: d x N    w: (d m) x K (PyTorch's shape), the newest token last    read: m
+///
+/// One pass over the state, with w and read folded into one weight. It starts at the mean over the newest
+/// token's channels.
+template <class Scalar_, int Rows = Dynamic, int Cols = Dynamic>
+struct TokenConvolutionCompressor {
+  using Scalar = Scalar_;
+  using Settings = TokenConvolutionSettings;
+  using Input = ConstBatchRef<Scalar, Rows>;
+  using State = ConvolutionState<Scalar, Rows>;
+  static constexpr PartKind kind = PartKind::compressor;
+
+  template <int Tokens = Dynamic>
+  struct Tape {
+    Matrix<Scalar, Rows, Tokens> x;
+    Matrix<Scalar, Rows, Dynamic> mix, dmix;  ///< d x (m K): read_j w_(. m + j, t)
+    Matrix<Scalar, Rows, Dynamic> windows;    ///< scratch memory of infer
+  };
+
+  Matrix<Scalar, times(Rows, Cols), Dynamic> weight;
+  Vector<Scalar, Cols> read;
+
+  static constexpr auto parameters() {
+    return std::tuple(parameter("weight", &TokenConvolutionCompressor::weight),
+                      vector_parameter("read", &TokenConvolutionCompressor::read));
+  }
+
+  TokenConvolutionCompressor() = default;
+  /// @throws std::invalid_argument if the kernel is not at least 1.
+  TokenConvolutionCompressor(Index width, Index channels, const Settings& settings, Random&) {
+    check_positive("ddl::TokenConvolutionCompressor", "kernel", settings.kernel);
+    weight.setZero(width * channels, settings.kernel);
+    weight.rightCols(1).setOnes();
+    read.setConstant(channels, Scalar(1) / Scalar(channels));
+  }
+
+  Index value_channels() const noexcept { return read.size(); }
+  Index width() const noexcept { return weight.rows() / read.size(); }
+
+  /// @return x, a view of the tape. @throws std::invalid_argument if the sequences do not fill the batch.
+  template <int Tokens>
+  Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    return mix(X, {pass.length, 0}, X.cols() / value_channels(), tape, pass);
+  }
+  /// What forward returned.
+  template <int Tokens>
+  Input output(const Input&, const Tape<Tokens>& tape) const {
+    return tape.x;
+  }
+
+  template <int Tokens>
+  void backward(const Input& X, const Input& dx, BatchRef<Scalar, Rows> dX, Tape<Tokens>& tape,
+                TokenConvolutionCompressor& gradient, const Pass& pass = {}) const {
+    const Index m = value_channels();
+    detail::mix_windows_backward(X, tape.mix, m, pass.length, dx, dX, tape.dmix, pass.executor);
+    for (Index t = 0; t < weight.cols(); ++t) {
+      const auto grad = tape.dmix.middleCols(t * m, m).transpose();
+      detail::tap_of(gradient.weight, m, t) += read.asDiagonal() * grad;
+      gradient.read += grad.cwiseProduct(detail::tap_of(weight, m, t)).rowwise().sum();
+    }
+  }
+
+  State make_state(Index sequences, Index) const {
+    return {Matrix<Scalar, Rows, Dynamic>::Zero(width(), (weight.cols() - 1) * value_channels() * sequences)};
+  }
+  /// @throws std::invalid_argument if the state is of another size.
+  template <int Tokens>
+  Input infer(const Input& X, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    const Index m = value_channels(), N = X.cols() / m;
+    const detail::Windows layout{pass.length, weight.cols() - 1};
+    pass.sequences("ddl::TokenConvolutionCompressor::infer", N);
+    detail::extend_windows("ddl::TokenConvolutionCompressor::infer", X, m, layout, state, tape.windows);
+    return mix(tape.windows, layout, N, tape, pass);
+  }
+
+ private:
+  template <int Tokens>
+  Input mix(const Input& windows, const detail::Windows& layout, Index N, Tape<Tokens>& tape,
+            const Pass& pass) const {
+    const Index m = value_channels();
+    pass.sequences("ddl::TokenConvolutionCompressor", N);
+    tape.x.resize(windows.rows(), N);
+    detail::fold_taps(weight, m, tape.mix);
+    for (Index c = 0; c < tape.mix.cols(); ++c) column(tape.mix, c) *= read[c % m];
+    detail::mix_windows(windows, tape.mix, m, layout, tape.x, pass.executor);
+    return tape.x;
+  }
+};
+
+}  // namespace ddl
