@@ -11,18 +11,20 @@ struct CompressorOf {
   template <class Scalar, bool Fixed>
   struct Layer : LayerBase<Compressor<Scalar, size<Fixed>(small_width), size<Fixed>(Channels)>,
                            size<Fixed>(small_width)> {
-    using Cache = typename Layer::Part::template Cache<size<Fixed>(small_samples)>;
+    using Tape = typename Layer::Part::template Tape<size<Fixed>(small_samples)>;
     typename Layer::Part::Settings settings;
 
     static Index x_cols(Index samples) { return samples * Channels; }
-    static bool adds() { return true; }
     auto make(Index width, Random& random) const {
-      return typename Layer::Part(settings, width, Channels, random);
+      return typename Layer::Part(width, Channels, settings, random);
     }
-    static void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) {
-      divide(cache, y.cols());
-      y = part.forward(x, cache, order);
-      if (part.output(x, cache) != y) FAIL("output is not what forward returned");
+    static void forward(const auto& part, const auto& x, auto& y, auto& tape, const ddl::Pass& pass) {
+      y = part.forward(x, tape, pass);
+      if (part.output(x, tape) != y) FAIL("output is not what forward returned");
+    }
+    static void backward(const auto& part, const auto& x, const auto&, const auto& dy, auto& dx, auto& tape,
+                         auto& gradient, const ddl::Pass& pass) {
+      part.backward(x, dy, dx, tape, gradient, pass);
     }
   };
 };

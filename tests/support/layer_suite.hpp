@@ -5,11 +5,11 @@
 /// from LayerBase, with three functions,
 ///
 ///     Part make(Index width, Random&) const;
-///     void forward(const Part&, const X& x, Y& y, Cache&, const Order&) const;
-///     void backward(const Part&, const X& x, const Y& y, Cache&, const Y& dy, X& dx, Part& gradient,
-///                   const Order&) const;
+///     void forward(const Part&, const X& x, Y& y, Tape&, const ddl::Pass&) const;
+///     void backward(const Part&, const X& x, const Y& y, const Y& dy, X& dx, Tape&, Part& gradient,
+///                   const ddl::Pass&) const;
 ///
-/// and runs it by check_layer<TheLayer>(settings of the layer...). A part with the usual passes needs only make.
+/// and runs it by check_layer<TheLayer>(settings of the layer...). A part with the passes of nn/part.hpp needs only make.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +21,7 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/parameters.hpp"
+#include "ddl/core/run.hpp"
 #include "ddl/core/random.hpp"
 #include "ddl/train/gradient_check.hpp"
 #include "support/allocations.hpp"
@@ -63,9 +64,9 @@ void fill(Random& random, Eigen::DenseBase<Derived>& x, double deviation = 1) {
   x.derived() = draw.template cast<typename Derived::Scalar>();
 }
 
-/// Where tokens come in sequences there are two of them, or one if the number of tokens is odd.
-void divide(auto& cache, Index tokens) {
-  if constexpr (requires { cache.length; }) cache.length = tokens % 2 == 0 ? tokens / 2 : 0;
+/// Two sequences, or one if the number of tokens is odd.
+inline ddl::Pass pass_over(Index tokens, const Order& order) {
+  return {order, tokens % 2 == 0 ? tokens / 2 : tokens};
 }
 
 /// What a layer need not say: `In` and `Out` are the rows of x and y at compile time.
@@ -75,7 +76,7 @@ struct LayerBase {
   using Scalar = typename Part::Scalar;
   using X = Matrix<Scalar, In>;
   using Y = Matrix<Scalar, Out>;
-  struct Cache {};
+  struct Tape {};
 
   static constexpr bool has_dx = true;
   static constexpr bool has_pieces = true;
@@ -83,24 +84,23 @@ struct LayerBase {
   static Index y_rows(Index width) { return width; }
   static Index x_cols(Index samples) { return samples; }
   static Index y_cols(Index samples) { return samples; }
-  /// Whether dx is added to.
-  static bool adds() { return false; }
+  /// Whether backward adds to dx.
+  static bool adds() { return true; }
   static GradientCheckSettings differences() { return {}; }
   /// Changes the random weights and inputs where the layer wants others.
   static void adjust(Part&, X&) {}
-  static void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) {
-    divide(cache, x.cols());
-    part.forward(x, y, cache, order);
+  static void forward(const auto& part, const auto& x, auto& y, auto& tape, const ddl::Pass& pass) {
+    part.forward(x, y, tape, pass);
   }
-  static void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
-                       auto& gradient, const Order& order) {
-    part.backward(x, cache, dy, dx, gradient, order);
+  static void backward(const auto& part, const auto& x, const auto& y, auto dy, auto& dx, auto& tape,
+                       auto& gradient, const ddl::Pass& pass) {
+    part.backward(x, y, dy, dx, tape, gradient, pass);
   }
 };
 
 /// Everything that one forward and one backward pass needs, with random numbers in it.
 template <class Layer>
-struct Pass {
+struct Run {
   using Part = typename Layer::Part;
   using Tensors = std::vector<std::pair<std::string, Matrix<double>>>;
 
@@ -108,10 +108,11 @@ struct Pass {
   Part part, gradient;
   typename Layer::X x, dx;
   typename Layer::Y y, dy;
-  typename Layer::Cache cache;
+  typename Layer::Tape tape;
+  Index samples;
   Order order;
 
-  Pass(const Layer& layer_, Index width, Index samples) : layer(layer_) {
+  Run(const Layer& layer_, Index width, Index samples_) : layer(layer_), samples(samples_) {
     Random random(20260101);
     part = layer.make(width, random);
     x.resize(layer.x_rows(width), layer.x_cols(samples));
@@ -127,8 +128,10 @@ struct Pass {
     gradient = zeros_like(part);
   }
 
-  void forward() { layer.forward(std::as_const(part), x, y, cache, order); }
-  void backward() { layer.backward(std::as_const(part), x, y, cache, dy, dx, gradient, order); }
+  void forward() { layer.forward(std::as_const(part), x, y, tape, pass_over(samples, order)); }
+  void backward() {
+    layer.backward(std::as_const(part), x, y, dy, dx, tape, gradient, pass_over(samples, order));
+  }
   Tensors run() {
     forward();
     backward();
@@ -155,29 +158,29 @@ void check_close(const Tensors& given, const Tensors& expected, double tolerance
 template <class Layer>
 void check_differences(const Layer& layer) {
   INFO("gradients against differences");
-  Pass pass(layer, small_width, small_samples);
-  pass.run();
+  Run run(layer, small_width, small_samples);
+  run.run();
   const auto loss = [&] {
-    pass.forward();
-    return pass.y.cwiseProduct(pass.dy).sum();
+    run.forward();
+    return run.y.cwiseProduct(run.dy).sum();
   };
   const auto check = [&](auto& variable, const auto& gradient) {
     const GradientReport report = ddl::check_gradients(variable, gradient, loss, layer.differences());
     INFO(report.message());
     CHECK(report.passes(gradient_tolerance));
   };
-  if (parameter_count(pass.part) > 0) check(pass.part, pass.gradient);
-  if (layer.has_dx) check(pass.x, pass.dx);
+  if (parameter_count(run.part) > 0) check(run.part, run.gradient);
+  if (layer.has_dx) check(run.x, run.dx);
 }
 
 template <class Layer>
 void check_accumulation(const Layer& layer) {
-  INFO("what is added to and what is assigned");
-  Pass pass(layer, small_width, small_samples);
-  const auto once = pass.run();
-  typename Layer::X before = pass.x;
-  pass.dx = before;
-  const auto twice = pass.run();
+  INFO("what backward adds to");
+  Run run(layer, small_width, small_samples);
+  const auto once = run.run();
+  typename Layer::X before = run.x;
+  run.dx = before;
+  const auto twice = run.run();
   CHECK(twice[0].second == once[0].second);
   auto expected = once;
   if (layer.adds()) expected[1].second += before.template cast<double>();
@@ -189,7 +192,7 @@ void check_accumulation(const Layer& layer) {
 template <class Layer>
 void check_order(const Layer& layer) {
   INFO("pieces in reverse order, on a large batch");
-  Pass forwards(layer, large_width, large_samples), backwards(layer, large_width, large_samples);
+  Run forwards(layer, large_width, large_samples), backwards(layer, large_width, large_samples);
   backwards.order.reversed = true;
   CHECK(forwards.run() == backwards.run());
   CHECK((forwards.order.most_pieces > 1) == layer.has_pieces);
@@ -198,11 +201,11 @@ void check_order(const Layer& layer) {
 template <class Layer>
 void check_allocations(const Layer& layer, Index width, Index samples) {
   INFO("allocations of a second pass");
-  Pass pass(layer, width, samples);
-  pass.run();
+  Run run(layer, width, samples);
+  run.run();
   const long count = allocations_in([&] {
-    pass.forward();
-    pass.backward();
+    run.forward();
+    run.backward();
   });
   CHECK(count == 0);
 }
@@ -210,11 +213,11 @@ void check_allocations(const Layer& layer, Index width, Index samples) {
 template <class Layer>
 void check_copies(const Layer& layer) {
   INFO("independence of copies");
-  Pass pass(layer, small_width, small_samples);
-  const auto expected = pass.run();
-  const typename Layer::Part copy = pass.part;
-  set_zero(pass.part);
-  Pass other(layer, small_width, small_samples);
+  Run run(layer, small_width, small_samples);
+  const auto expected = run.run();
+  const typename Layer::Part copy = run.part;
+  set_zero(run.part);
+  Run other(layer, small_width, small_samples);
   other.part = copy;
   CHECK(other.run() == expected);
 }
@@ -231,14 +234,14 @@ void check_layer(const Settings&... settings) {
   check_order(in_float);
   check_allocations(in_float, large_width, large_samples);
   check_allocations(fixed, small_width, small_samples);
-  const auto expected = Pass(dynamic, small_width, small_samples).run();
+  const auto expected = Run(dynamic, small_width, small_samples).run();
   {
     INFO("fixed sizes against dynamic ones");
-    check_close(Pass(fixed, small_width, small_samples).run(), expected, identity_tolerance<double>);
+    check_close(Run(fixed, small_width, small_samples).run(), expected, identity_tolerance<double>);
   }
   {
     INFO("float against double");
-    check_close(Pass(in_float, small_width, small_samples).run(), expected, float_tolerance);
+    check_close(Run(in_float, small_width, small_samples).run(), expected, float_tolerance);
   }
 }
 

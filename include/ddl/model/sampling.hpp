@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 #include "ddl/core/batch.hpp"
@@ -16,9 +17,9 @@
 namespace ddl {
 
 struct SamplingSettings {
-  double temperature = 1;  ///< of softmax(logits / temperature); 0: the most likely token, always
-  Index top_k = 0;         ///< from the k most likely tokens only; 0: from all
-  double top_p = 1;        ///< from the fewest tokens that have this share of what top_k left
+  double temperature = 1;           ///< of softmax(logits / temperature); 0: the most likely token, always
+  std::optional<Index> top_k = {};  ///< sample from the k most likely tokens only
+  double top_p = 1;                 ///< from the fewest tokens that have this share of the probability that top_k left
 };
 
 /// Draws tokens. Of two tokens with the same logit the smaller counts as the likelier, so that a seed gives one text.
@@ -32,7 +33,7 @@ class Sampler {
                 "a number of at least 0");
     check_range(where, "top_p", settings.top_p, settings.top_p > 0 && settings.top_p <= 1,
                 "a number above 0 and at most 1");
-    if (settings.top_k < 0) fail(where, "top_k", std::to_string(settings.top_k), "at least 1, or 0 for all");
+    if (settings.top_k) check_positive(where, "top_k", *settings.top_k);
   }
 
   const SamplingSettings& settings() const noexcept { return settings_; }
@@ -77,13 +78,14 @@ class Sampler {
     const auto likelier = [](const Choice& a, const Choice& b) {
       return a.weight > b.weight || (a.weight == b.weight && a.token < b.token);
     };
-    const bool all = settings_.top_k == 0 || settings_.top_k >= logits.size();
+    const Index k = settings_.top_k.value_or(logits.size());
+    const bool all = k >= logits.size();
     const auto sorted = settings_.temperature == 0 ? 1
-                        : !all                     ? settings_.top_k
+                        : !all                     ? k
                         : settings_.top_p < 1      ? logits.size()
                                                    : 1;
     std::partial_sort(ranked_.begin(), ranked_.begin() + sorted, ranked_.end(), likelier);
-    if (!all) ranked_.resize(static_cast<std::size_t>(settings_.top_k));
+    if (!all) ranked_.resize(static_cast<std::size_t>(k));
     if (!is_finite(ranked_.front().weight)) fail(where, "the largest logit", "-inf", "a finite number");
   }
 

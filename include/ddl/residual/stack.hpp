@@ -86,6 +86,17 @@ struct DeltaStack {
 
   Index width() const noexcept { return norm.weight.size(); }
 
+  /// Calls f(block, edit) for every block, in order, with the edits of the last pass: edit.inputs holds the directions,
+  /// betas and values (EditInputs), edit.tape the inverse norms and reads (EditTape).
+  /// @throws std::invalid_argument if the tape does not keep the edits of every block (Memory::inference).
+  template <int Tokens, class F>
+  void for_each_edit(const Tape<Tokens>& tape, F&& f) const {
+    if (tape.memory == Memory::inference || tape.edits.size() != layers.size())
+      fail("ddl::DeltaStack::for_each_edit", "the tape", "for inference or for another model",
+           "one that keeps the edits of this model");
+    for (std::size_t l = 0; l < layers.size(); ++l) Layer::for_each_block(f, layers[l], tape.edits[l]);
+  }
+
  protected:
   template <int Tokens>
   void make_tape(Tape<Tokens>& tape, Memory memory, const ModelSizes& sizes) const {

@@ -62,12 +62,12 @@ struct StepReport {
 };
 
 /// What an observer is called with after each step.
-template <class Model, class Data, class Cache>
+template <class Model, class Data, class Tape>
 struct Observation {
   const StepReport& report;
   TrainingRun<Model>& run;
   const Data& data;
-  const Cache& cache;  ///< of the step's passes: edits, states
+  const Tape& tape;  ///< of the step's passes
 };
 
 /// An observer may return this to end the run; one that returns nothing lets it go on.
@@ -136,17 +136,17 @@ FitResult fit_on(const E& executor, TrainingRun<Model>& run, Data& data, const F
   check_range("ddl::fit", "max_norm", settings.max_norm, settings.max_norm >= 0, "a number of at least 0");
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
-  auto cache = run.model.make_cache(0, settings.memory);
+  auto tape = run.model.make_tape(settings.memory);
   auto gradient = zeros_like(run.model);
   Matrix<typename Model::Scalar> slope;
   FitResult result;
   StepReport& report = result.last;
   report.step = run.step;
   report.steps = settings.steps;
-  [[maybe_unused]] const Observation<Model, Data, decltype(cache)> seen{report, run, data, cache};
+  [[maybe_unused]] const Observation<Model, Data, decltype(tape)> seen{report, run, data, tape};
   for (bool go_on = true; go_on && run.step < settings.steps;) {
     data.next();
-    const auto& prediction = run.model.forward(data.inputs(), cache, executor);
+    const auto& prediction = run.model.forward(data.inputs(), tape, executor);
     slope.resize(prediction.rows(), prediction.cols());
     report.samples = data.samples();
     report.loss = data.loss(prediction, slope, executor);
@@ -154,7 +154,7 @@ FitResult fit_on(const E& executor, TrainingRun<Model>& run, Data& data, const F
     if constexpr (requires { data.correct(prediction); })
       report.correct = static_cast<double>(data.correct(prediction)) / static_cast<double>(report.samples);
     set_zero(gradient);
-    run.model.backward(data.inputs(), slope, cache, gradient, executor);
+    run.model.backward(slope, tape, gradient, executor);
     report.gradient_norm = settings.max_norm > 0 ? clip_global_norm(gradient, settings.max_norm, executor)
                                                  : global_norm(gradient, executor);
     report.skipped = !is_finite(report.loss) || !is_finite(report.gradient_norm);

@@ -163,12 +163,12 @@ class GateRecorder {
 
   template <class Seen>
   void operator()(const Seen& seen) {
-    const auto& blocks = seen.run.model.blocks;
-    if (seen.report.step % every_ != 0 || blocks.empty() || !blocks.front().gate) return;
+    if (seen.report.step % every_ != 0) return;
     Entry entry{seen.report.step, {}};
-    for (const auto& edit : seen.cache.edits)
-      entry.mean_beta.push_back(static_cast<double>(edit.beta.mean()));
-    entries_.push_back(std::move(entry));
+    seen.run.model.for_each_edit(seen.tape, [&](const auto& block, const auto& edit) {
+      if (block.gate) entry.mean_beta.push_back(static_cast<double>(edit.inputs.beta.mean()));
+    });
+    if (!entry.mean_beta.empty()) entries_.push_back(std::move(entry));
   }
 
  private:
