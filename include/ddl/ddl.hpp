@@ -39,7 +39,7 @@
 #include "ddl/residual/stack.hpp"
 #include "ddl/residual/tape_use.hpp"
 #include "ddl/residual/token_convolution_compressor.hpp"
-#include "ddl/residual/token_windows.hpp"
+#include "ddl/nn/token_windows.hpp"
 #include "ddl/residual/value.hpp"
 #include "ddl/train/fit.hpp"
 #include "ddl/train/gradient_check.hpp"

@@ -8,7 +8,7 @@
 #include <optional>
 #include <tuple>
 
-#include "ddl/residual/token_windows.hpp"
+#include "ddl/nn/token_windows.hpp"
 
 namespace ddl {
 

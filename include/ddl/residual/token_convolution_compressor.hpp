@@ -6,7 +6,7 @@
 #include <tuple>
 
 #include "ddl/residual/compressor.hpp"
-#include "ddl/residual/token_windows.hpp"
+#include "ddl/nn/token_windows.hpp"
 
 namespace ddl {
 

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: MIT
+/// @file  The delta rule over time as a token mixer: DeltaNet, Gated DeltaNet and Gated DeltaProduct.
+/// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet), Siems et al. 2025 (DeltaProduct), Grazzi et al.
+/// 2025 (betas in (0, 2)). The layers and the names of their parameters are those of flash-linear-attention (fla).
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "ddl/nn/linear.hpp"
+#include "ddl/nn/norm.hpp"
+#include "ddl/nn/short_convolution.hpp"
+#include "ddl/op/delta_scan.hpp"
+#include "ddl/op/direction.hpp"
+
+namespace ddl {
+
+/// The defaults are those of DeltaNet. Gated DeltaNet adds `decay` and `output_gate`, Gated DeltaProduct also `edits`.
+struct DeltaRuleSettings {
+  Index heads = 1;                          ///< of queries and keys
+  std::optional<Index> value_heads = {};    ///< a multiple of heads; heads by default
+  std::optional<Index> head_dim = {};       ///< of queries and keys; the inputs divided by the heads by default
+  std::optional<Index> value_dim = {};      ///< of a value head; head_dim by default
+  Index edits = 1;                          ///< per token
+  bool negative_eigenvalues = false;        ///< betas in (0, 2) in place of (0, 1)
+  bool decay = false;                       ///< a forget gate for each value head
+  bool output_gate = false;
+  std::optional<Index> convolution = 4;     ///< kernel of the short convolutions; without one, queries, keys and values
+                                            ///< are only activated
+  double norm_eps = 1e-5;
+};
+
+/// Per value head h with key head hk, and with n edits a token:
+///
+///     q = unit(silu(conv(W_q c)))_hk          k_i = unit(silu(conv(W_k c)))_(i, hk)      unit(x) = x / sqrt(|x|^2 + 1e-6)
+///     v_i = silu(conv(W_v c))_(i, h)          beta_i = b sigmoid(w_(i, h).c)             b = 1, or 2
+///     X <- e^g X,  g = -exp(A_log) softplus(w.c + dt_bias)                               with `decay`, before the edits
+///     X <- X + beta_i k_i (v_i - X^T k_i)^T   for i = 1 .. n
+///     o = X^T q / sqrt(head_dim)
+///     y = W_o (o_norm * rms(o) [* silu(W_g c)])                                          with `output_gate`
+///
+///   c: in x N    y: out x N    X: head_dim x value_dim, zero before a sequence
+///
+/// The state of a sequence has a constant size: `infer` costs the same at every position.
+template <class Scalar_>
+struct DeltaRule {
+  using Scalar = Scalar_;
+  using Settings = DeltaRuleSettings;
+  using Input = ConstBatchRef<Scalar>;
+  static constexpr PartKind kind = PartKind::sublayer;
+
+  template <int Tokens = Dynamic>
+  struct Tape {
+    Matrix<Scalar> q, k, v;  ///< W c, before the convolutions
+    typename ShortConvolution<Scalar>::Tape q_conv1d, k_conv1d, v_conv1d;
+    Matrix<Scalar> q_inverse_norm, k_inverse_norm;  ///< one for each head (and edit) and token
+    Matrix<Scalar> decay;                           ///< w.c + dt_bias, value_heads x N
+    DeltaScanInputs<Scalar> inputs, dinputs;
+    DeltaScanTape<Scalar> scan;
+    Matrix<Scalar> state, dstate;            ///< of the scan
+    Matrix<Scalar> output, doutput;          ///< o
+    Matrix<Scalar> output_inverse_rms;       ///< value_heads x N
+    Matrix<Scalar> gate, dgate;              ///< W_g c
+    Matrix<Scalar> gated, dgated;            ///< what W_o reads
+    Matrix<Scalar> dprojected, dnorm;        ///< scratch memory of backward
+    std::vector<Index> offsets;              ///< first tokens of the sequences
+  };
+
+  /// The states X^T of S sequences, value_dim x (S value_heads head_dim), and the windows of the convolutions.
+  struct State {
+    using Scalar = Scalar_;
+    Matrix<Scalar> memory;
+    ConvolutionState<Scalar> q_conv1d, k_conv1d, v_conv1d;
+    static constexpr auto parameters() {
+      return std::tuple(parameter("memory", &State::memory), parameter("q_conv1d", &State::q_conv1d),
+                        parameter("k_conv1d", &State::k_conv1d), parameter("v_conv1d", &State::v_conv1d));
+    }
+  };
+
+  Linear<Scalar> q_proj, k_proj, v_proj, b_proj, a_proj, g_proj, o_proj;
+  ShortConvolution<Scalar> q_conv1d, k_conv1d, v_conv1d;
+  Vector<Scalar> A_log, dt_bias;
+  RmsNorm<Scalar> o_norm;
+  Index heads = 1, value_heads = 1, head_dim = 0, value_dim = 0, edits = 1;
+  bool negative_eigenvalues = false;
+
+  static constexpr auto parameters() {
+    using D = DeltaRule;
+    return std::tuple(parameter("q_proj", &D::q_proj), parameter("k_proj", &D::k_proj),
+                      parameter("v_proj", &D::v_proj), parameter("q_conv1d", &D::q_conv1d),
+                      parameter("k_conv1d", &D::k_conv1d), parameter("v_conv1d", &D::v_conv1d),
+                      parameter("b_proj", &D::b_proj), parameter("a_proj", &D::a_proj),
+                      vector_parameter("A_log", &D::A_log), vector_parameter("dt_bias", &D::dt_bias),
+                      parameter("g_proj", &D::g_proj), parameter("o_norm", &D::o_norm),
+                      parameter("o_proj", &D::o_proj));
+  }
+
+  DeltaRule() = default;
+  /// @throws std::invalid_argument if a size does not fit or a setting is out of range.
+  DeltaRule(Index in, Index out, const Settings& settings, Random& random)
+      : heads(settings.heads),
+        value_heads(settings.value_heads.value_or(settings.heads)),
+        edits(settings.edits),
+        negative_eigenvalues(settings.negative_eigenvalues) {
+    constexpr const char* where = "ddl::DeltaRule";
+    check_positive(where, "heads", heads);
+    check_positive(where, "value_heads", value_heads);
+    check_positive(where, "edits", edits);
+    if (value_heads % heads != 0)
+      fail(where, "value_heads", std::to_string(value_heads), "a multiple of the " + std::to_string(heads) + " heads");
+    if (!settings.head_dim && in % heads != 0)
+      fail(where, "heads", std::to_string(heads),
+           "a divisor of the " + std::to_string(in) + " inputs, or a head_dim");
+    head_dim = settings.head_dim.value_or(in / heads);
+    value_dim = settings.value_dim.value_or(head_dim);
+    check_positive(where, "head_dim", head_dim);
+    check_positive(where, "value_dim", value_dim);
+    const Index keys = heads * head_dim, values = value_heads * value_dim;
+    q_proj = {in, keys, random, 1, false};
+    k_proj = {in, edits * keys, random, 1, false};
+    v_proj = {in, edits * values, random, 1, false};
+    b_proj = {in, edits * value_heads, random, 1, false};
+    q_conv1d = {keys, settings.convolution, random};
+    k_conv1d = {edits * keys, settings.convolution, random};
+    v_conv1d = {edits * values, settings.convolution, random};
+    if (settings.decay) {
+      // exp(A_log) is uniform in (0, 16); softplus(dt_bias) is log-uniform in [1e-3, 0.1].
+      a_proj = {in, value_heads, random, 1, false};
+      A_log.resize(value_heads);
+      dt_bias.resize(value_heads);
+      for (Index h = 0; h < value_heads; ++h) {
+        A_log[h] = static_cast<Scalar>(std::log(16 * (1 - random.uniform())));
+        const double dt = std::exp(std::log(1e-3) + random.uniform() * std::log(100.0));
+        dt_bias[h] = static_cast<Scalar>(dt + std::log(-std::expm1(-dt)));
+      }
+    }
+    if (settings.output_gate) g_proj = {in, values, random, 1, false};
+    o_norm = RmsNorm<Scalar>(value_dim, settings.norm_eps);
+    o_proj = {values, out, random, 1, false};
+  }
+
+  bool has_decay() const noexcept { return A_log.size() > 0; }
+  bool has_output_gate() const noexcept { return g_proj.weight.size() > 0; }
+
+  /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
+  void scale_output(Scalar factor) { o_proj.weight *= factor; }
+
+  /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
+  template <int Tokens>
+  void forward(const Input& c, BatchRef<Scalar> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    project(c, tape, pass);
+    q_conv1d.forward(tape.q, tape.inputs.query, tape.q_conv1d, pass);
+    k_conv1d.forward(tape.k, tape.inputs.key, tape.k_conv1d, pass);
+    v_conv1d.forward(tape.v, tape.inputs.value, tape.v_conv1d, pass);
+    normalize(tape, pass);
+    tape.state.setZero(value_dim, pass.sequences("ddl::DeltaRule::forward", c.cols()) * value_heads * head_dim);
+    delta_scan_forward(scan_settings(), tape.offsets, tape.inputs, tape.state, tape.output, tape.scan,
+                       pass.executor);
+    project_output(c, y, tape, pass);
+  }
+
+  template <int Tokens>
+  void backward(const Input& c, const Input&, const Input& dy, BatchRef<Scalar> dc, Tape<Tokens>& tape,
+                DeltaRule& gradient, const Pass& pass = {}) const {
+    const Index N = c.cols();
+    // y = W_o gated
+    tape.dgated.resizeLike(tape.gated);
+    o_proj.backward_parameters(tape.gated, dy, gradient.o_proj, pass);
+    o_proj.input_gradient(dy, tape.dgated, pass);
+    backward_norm_and_gate(tape, gradient, pass);
+    if (has_output_gate()) g_proj.backward(c, tape.dgate, dc, gradient.g_proj, pass);
+
+    tape.dstate.setZero(tape.state.rows(), tape.state.cols());
+    delta_scan_backward(scan_settings(), tape.offsets, tape.inputs, tape.scan, tape.doutput, tape.dstate,
+                        tape.dinputs, pass.executor);
+    auto& d = tape.dinputs;
+    // beta = b sigmoid(logit)
+    d.beta.array() *= tape.inputs.beta.array() * (Scalar(1) - tape.inputs.beta.array() / largest_beta());
+    b_proj.backward(c, d.beta, dc, gradient.b_proj, pass);
+    if (has_decay()) {
+      // g = -exp(A_log) softplus(a)
+      for (Index n = 0; n < N; ++n)
+        for (Index h = 0; h < value_heads; ++h) {
+          Scalar& dg = d.log_decay(h, n);
+          gradient.A_log[h] += dg * tape.inputs.log_decay(h, n);
+          dg *= -std::exp(A_log[h]) * sigmoid(tape.decay(h, n));
+          gradient.dt_bias[h] += dg;
+        }
+      a_proj.backward(c, d.log_decay, dc, gradient.a_proj, pass);
+    }
+    unit_backward(tape.inputs.query, tape.q_inverse_norm, d.query, pass);
+    unit_backward(tape.inputs.key, tape.k_inverse_norm, d.key, pass);
+    const auto back = [&](const auto& projection, const auto& convolution, const auto& projected, auto& dconvolved,
+                          auto& convolution_tape, auto& dprojection, auto& dconvolution) {
+      tape.dprojected.setZero(projected.rows(), N);
+      convolution.backward(projected, dconvolved, tape.dprojected, convolution_tape, dconvolution, pass);
+      projection.backward(c, tape.dprojected, dc, dprojection, pass);
+    };
+    back(q_proj, q_conv1d, tape.q, d.query, tape.q_conv1d, gradient.q_proj, gradient.q_conv1d);
+    back(k_proj, k_conv1d, tape.k, d.key, tape.k_conv1d, gradient.k_proj, gradient.k_conv1d);
+    back(v_proj, v_conv1d, tape.v, d.value, tape.v_conv1d, gradient.v_proj, gradient.v_conv1d);
+  }
+
+  /// The capacity does not matter: the state has a constant size.
+  State make_state(Index sequences, Index) const {
+    return {Matrix<Scalar>::Zero(value_dim, sequences * value_heads * head_dim),
+            q_conv1d.make_state(sequences, q_proj.outputs()), k_conv1d.make_state(sequences, k_proj.outputs()),
+            v_conv1d.make_state(sequences, v_proj.outputs())};
+  }
+  /// The columns of forward for the tokens after those in the state.
+  /// @throws std::invalid_argument if a shape does not fit.
+  template <int Tokens>
+  void infer(const Input& c, BatchRef<Scalar> y, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
+    project(c, tape, pass);
+    q_conv1d.infer(tape.q, tape.inputs.query, state.q_conv1d, tape.q_conv1d, pass);
+    k_conv1d.infer(tape.k, tape.inputs.key, state.k_conv1d, tape.k_conv1d, pass);
+    v_conv1d.infer(tape.v, tape.inputs.value, state.v_conv1d, tape.v_conv1d, pass);
+    normalize(tape, pass);
+    delta_scan_infer(scan_settings(), tape.offsets, tape.inputs, state.memory, tape.output, pass.executor);
+    project_output(c, y, tape, pass);
+  }
+
+ private:
+  static constexpr double unit_eps = 1e-3;  // 1e-6 inside the root
+
+  Scalar largest_beta() const noexcept { return negative_eigenvalues ? Scalar(2) : Scalar(1); }
+  DeltaScanSettings scan_settings() const {
+    return {.key_heads = heads, .value_heads = value_heads, .edits = edits};
+  }
+
+  /// Everything that is linear in c, and the betas and decays.
+  template <int Tokens>
+  void project(const Input& c, Tape<Tokens>& tape, const Pass& pass) const {
+    const Index N = c.cols(), S = pass.sequences("ddl::DeltaRule", N);
+    auto& inputs = tape.inputs;
+    const auto apply = [&](const Linear<Scalar>& linear, Matrix<Scalar>& to) {
+      to.resize(linear.outputs(), N);
+      linear.forward(c, to, pass);
+    };
+    apply(q_proj, tape.q);
+    apply(k_proj, tape.k);
+    apply(v_proj, tape.v);
+    apply(b_proj, inputs.beta);
+    const Scalar b = largest_beta();
+    for (Index i = 0; i < inputs.beta.size(); ++i) inputs.beta.data()[i] = b * sigmoid(inputs.beta.data()[i]);
+    if (has_decay()) {
+      apply(a_proj, tape.decay);
+      tape.decay.colwise() += dt_bias;
+      inputs.log_decay.resize(value_heads, N);
+      for (Index n = 0; n < N; ++n)
+        for (Index h = 0; h < value_heads; ++h)
+          inputs.log_decay(h, n) = -std::exp(A_log[h]) * softplus(tape.decay(h, n));
+    }
+    if (has_output_gate()) apply(g_proj, tape.gate);
+    inputs.query.resize(q_proj.outputs(), N);
+    inputs.key.resize(k_proj.outputs(), N);
+    inputs.value.resize(v_proj.outputs(), N);
+    tape.output.resize(value_heads * value_dim, N);
+    tape.offsets.resize(static_cast<std::size_t>(S) + 1);
+    for (std::size_t s = 0; s < tape.offsets.size(); ++s) tape.offsets[s] = static_cast<Index>(s) * pass.length;
+  }
+
+  static Scalar softplus(Scalar x) {  // log(1 + e^x) without overflow
+    return (std::max)(x, Scalar(0)) + std::log1p(std::exp(-std::abs(x)));
+  }
+
+  template <int Tokens>
+  void normalize(Tape<Tokens>& tape, const Pass& pass) const {
+    unit(tape.inputs.query, tape.q_inverse_norm, pass);
+    unit(tape.inputs.key, tape.k_inverse_norm, pass);
+  }
+  /// x / sqrt(|x|^2 + 1e-6) for every head, in place.
+  void unit(Matrix<Scalar>& x, Matrix<Scalar>& inverse_norm, const Pass& pass) const {
+    inverse_norm.resize(x.rows() / head_dim, x.cols());
+    for_ranges(pass.executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
+      for (Index n = begin; n < end; ++n)
+        for (Index h = 0; h < inverse_norm.rows(); ++h) {
+          auto head = x.col(n).segment(h * head_dim, head_dim);
+          const Scalar s = direction_scale(head, Scalar(head.squaredNorm()), static_cast<Scalar>(unit_eps));
+          inverse_norm(h, n) = s;
+          head *= s;
+        }
+    });
+  }
+  /// dx = s (dy - (dy.y) y), in place of dy.
+  void unit_backward(const Matrix<Scalar>& y, const Matrix<Scalar>& inverse_norm, Matrix<Scalar>& dy,
+                     const Pass& pass) const {
+    for_ranges(pass.executor, y.cols(), columns_per_piece(y.rows()), [&](Index begin, Index end) {
+      for (Index n = begin; n < end; ++n)
+        for (Index h = 0; h < inverse_norm.rows(); ++h) {
+          const auto head = column(y, n, h * head_dim, head_dim);
+          auto grad = column(dy, n, h * head_dim, head_dim);
+          const Scalar along = (grad * head).sum();
+          grad = inverse_norm(h, n) * (grad - along * head);
+        }
+    });
+  }
+
+  /// y = W_o (o_norm * rms(o) [* silu(gate)])
+  template <int Tokens>
+  void project_output(const Input& c, BatchRef<Scalar> y, Tape<Tokens>& tape, const Pass& pass) const {
+    const Index N = c.cols();
+    tape.gated.resizeLike(tape.output);
+    tape.output_inverse_rms.resize(value_heads, N);
+    for_ranges(pass.executor, N, columns_per_piece(tape.output.rows()), [&](Index begin, Index end) {
+      for (Index n = begin; n < end; ++n)
+        for (Index h = 0; h < value_heads; ++h) {
+          const auto o = column(tape.output, n, h * value_dim, value_dim);
+          auto gated = column(tape.gated, n, h * value_dim, value_dim);
+          const Scalar s = Scalar(1) / std::sqrt(o.square().mean() + static_cast<Scalar>(o_norm.eps));
+          tape.output_inverse_rms(h, n) = s;
+          gated = s * o * column(o_norm.weight, 0);
+          if (has_output_gate()) {
+            const auto z = column(tape.gate, n, h * value_dim, value_dim);
+            gated *= z / ((-z).exp() + Scalar(1));
+          }
+        }
+    });
+    o_proj.forward(tape.gated, y, pass);
+  }
+  /// tape.dgated -> tape.doutput and tape.dgate, and the gradient of o_norm.
+  template <int Tokens>
+  void backward_norm_and_gate(Tape<Tokens>& tape, DeltaRule& gradient, const Pass& pass) const {
+    const Index N = tape.output.cols();
+    tape.doutput.resizeLike(tape.output);
+    if (has_output_gate()) tape.dgate.resizeLike(tape.gate);
+    detail::sum_over_tokens(N, value_dim, 1, tape.dnorm, pass.executor, [&](Index begin, Index end, auto& sum) {
+      for (Index n = begin; n < end; ++n)
+        for (Index h = 0; h < value_heads; ++h) {
+          const auto o = column(tape.output, n, h * value_dim, value_dim);
+          const auto w = column(o_norm.weight, 0);
+          auto dnormed = column(tape.dgated, n, h * value_dim, value_dim);  // gradient of w rms(o)
+          const Scalar s = tape.output_inverse_rms(h, n);
+          if (has_output_gate()) {
+            const auto z = column(tape.gate, n, h * value_dim, value_dim);
+            auto dz = column(tape.dgate, n, h * value_dim, value_dim);
+            const auto sigma = ((-z).exp() + Scalar(1)).inverse();
+            dz = dnormed * s * o * w * sigma * (Scalar(1) + z * (Scalar(1) - sigma));
+            dnormed *= z * sigma;
+          }
+          column(sum, 0) += dnormed * s * o;
+          const Scalar along = (dnormed * w * o).mean();
+          column(tape.doutput, n, h * value_dim, value_dim) = s * (dnormed * w - s * s * along * o);
+        }
+    });
+    gradient.o_norm.weight += tape.dnorm.col(0);
+  }
+};
+
+}  // namespace ddl
