@@ -16,11 +16,11 @@ template <int Channels>
 struct NetOf {
   template <class Scalar, bool Fixed>
   struct Layer : LayerBase<DeltaResNet<Scalar, size<Fixed>(small_width), size<Fixed>(Channels)>, Dynamic> {
-    using Cache = typename Layer::Part::template Cache<size<Fixed>(small_samples)>;
+    using Tape = typename Layer::Part::template Tape<size<Fixed>(small_samples)>;
     static constexpr bool has_dx = false;
     Index depth = 2;
     Memory memory = Memory::training;
-    Rewrite rewrite = Rewrite::delta;
+    UpdateRule update = UpdateRule::delta;
 
     static Index x_rows(Index width) { return width - 2; }
     static Index y_rows(Index) { return outputs; }
@@ -30,19 +30,18 @@ struct NetOf {
                                                  .width = width,
                                                  .value_channels = Channels,
                                                  .depth = depth};
-      settings.block.rewrite = rewrite;
+      settings.block.update = update;
       settings.block.k_eps = 0.1;
-      settings.block.norm_eps = 0.1;
+      settings.block.norm.eps = 0.1;
       return typename Layer::Part(settings, random);
     }
-    void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
-      if (cache.states.empty())
-        cache = part.template make_cache<size<Fixed>(small_samples)>(x.cols(), memory);
-      y = part.forward(x, cache, order);
+    void forward(const auto& part, const auto& x, auto& y, auto& tape, const ddl::Pass& pass) const {
+      if (tape.states.empty()) tape = part.template make_tape<size<Fixed>(small_samples)>(memory);
+      y = part.forward(x, tape, pass);
     }
-    void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto&,
-                  auto& gradient, const Order& order) const {
-      part.backward(x, dy, cache, gradient, order);
+    static void backward(const auto& part, const auto&, const auto&, const auto& dy, auto&, auto& tape,
+                         auto& gradient, const ddl::Pass& pass) {
+      part.backward(dy, tape, gradient, pass.executor);
     }
   };
 };
@@ -63,44 +62,43 @@ TEMPLATE_TEST_CASE_SIG("the net's gradients hold for any number of value channel
   const typename NetOf<Channels>::template Layer<double, false> dynamic{};
   const typename NetOf<Channels>::template Layer<double, true> fixed{};
   check_differences(dynamic);
-  check_close(Pass(fixed, small_width, small_samples).run(), Pass(dynamic, small_width, small_samples).run(),
+  check_close(Trial(fixed, small_width, small_samples).run(), Trial(dynamic, small_width, small_samples).run(),
               identity_tolerance<double>);
 }
 
-TEST_CASE("the net's gradients hold at any depth, under every rewrite", "[model][delta_resnet][grad]") {
+TEST_CASE("the net's gradients hold at any depth, under every update rule", "[model][delta_resnet][grad]") {
   const Index depth = GENERATE(0, 1, 3);
-  const Rewrite rewrite = GENERATE(Rewrite::delta, Rewrite::write_only, Rewrite::additive);
-  CAPTURE(depth, name_of(rewrite));
-  check_differences(NetOf<2>::Layer<double, false>{{}, depth, Memory::training, rewrite});
+  const UpdateRule update = GENERATE(UpdateRule::delta, UpdateRule::write_only, UpdateRule::additive);
+  CAPTURE(depth, name_of(update));
+  check_differences(NetOf<2>::Layer<double, false>{{}, depth, Memory::training, update});
 }
 
-TEST_CASE("gradients are the same whatever the cache keeps", "[model][delta_resnet][grad]") {
-  const Memory memory = GENERATE(Memory::recompute, Memory::rewind, Memory::rewind_recompute);
+TEST_CASE("gradients are the same whatever the tape keeps", "[model][delta_resnet][grad]") {
+  const Memory memory = GENERATE(Memory::recompute, Memory::reversible, Memory::reversible_recompute);
   const Index depth = GENERATE(0, 1, 4);
-  const Rewrite rewrite = GENERATE(Rewrite::delta, Rewrite::write_only, Rewrite::additive);
-  CAPTURE(static_cast<int>(memory), depth, name_of(rewrite));
+  const UpdateRule update = GENERATE(UpdateRule::delta, UpdateRule::write_only, UpdateRule::additive);
+  CAPTURE(static_cast<int>(memory), depth, name_of(update));
   using Layer = NetOf<2>::Layer<double, false>;
-  const auto expected = Pass(Layer{{}, depth, Memory::training, rewrite}, small_width, small_samples).run();
-  check_close(Pass(Layer{{}, depth, memory, rewrite}, small_width, small_samples).run(), expected,
+  const auto expected = Trial(Layer{{}, depth, Memory::training, update}, small_width, small_samples).run();
+  check_close(Trial(Layer{{}, depth, memory, update}, small_width, small_samples).run(), expected,
               gradient_tolerance);
-  check_allocations(Layer{{}, depth, memory, rewrite}, 40, 50);
+  check_allocations(Layer{{}, depth, memory, update}, 40, 50);
 }
 
-TEST_CASE("a cache for inference gives the same logits, and cannot be gone back through",
-          "[model][delta_resnet]") {
+TEST_CASE("a tape for inference gives the same logits, and has no backward pass", "[model][delta_resnet]") {
   Net net({.inputs = 3, .outputs = 2, .width = 4, .value_channels = 2, .depth = 3}, 1),
       gradient = zeros_like(net);
   Random random(2);
   Matrix<double> x(3, 5);
   fill(random, x);
-  auto training = net.make_cache(5), inference = net.make_cache(5, Memory::inference);
+  auto training = net.make_tape(), inference = net.make_tape(Memory::inference);
   const Matrix<double> logits = net.forward(x, training);
   CHECK(net.forward(x, inference) == logits);
   CHECK(inference.states.size() == 1);
   CHECK(inference.activations.size() == 1);
-  CHECK_THROWS_WITH(
-      net.backward(x, logits, inference, gradient),
-      "ddl::DeltaResNet::backward: the cache is made for inference, expected one made for training");
+  CHECK_THROWS_WITH(net.backward(logits, inference, gradient),
+                    "ddl::DeltaResNet::backward: the tape is without a forward pass, expected that of a forward pass "
+                    "of this model, which no backward pass has used yet");
   for_each_parameter([](const ParameterPath&, const auto& p) { CHECK(p.isZero(0)); }, gradient);
 }
 
@@ -115,27 +113,28 @@ TEST_CASE("settings of a net of fixed sizes start at those sizes", "[model][delt
 TEST_CASE("inference never allocates, not even the first time", "[model][delta_resnet]") {
   const DeltaResNet<float> net({.inputs = 30, .outputs = 2, .width = 64, .value_channels = 3, .depth = 3}, 1);
   const Matrix<float> x = Matrix<float>::Ones(30, 200);
-  auto cache = net.make_cache(200, Memory::inference), checked = net.make_cache(200, Memory::inference);
-  CHECK(allocations_in([&] { net.infer(x, cache); }) == 0);
-  CHECK(allocations_in([&] { net.forward(x, checked); }) == 0);
-  CHECK(cache.logits == checked.logits);
+  auto state = net.make_state<Dynamic>(200);
+  auto tape = net.make_tape(Memory::inference);
+  CHECK(allocations_in([&] { net.infer(x, state); }) == 0);
+  CHECK(state.logits == net.forward(x, tape));
+  CHECK(allocations_in([&] { net.forward(x, tape); }) == 0);
 }
 
 TEST_CASE("a training step allocates nothing after the first", "[model][delta_resnet]") {
   const Index samples = 200;
   DeltaResNet<float> net({.inputs = 30, .outputs = 10, .width = 64, .value_channels = 2, .depth = 3}, 1);
   auto gradient = zeros_like(net);
-  auto cache = net.make_cache(samples);
+  auto tape = net.make_tape();
   AdamW optimizer(net);
   Random random(2);
-  Matrix<float> x(30, samples), slope(10, samples);
+  Matrix<float> x(30, samples), dlogits(10, samples);
   fill(random, x);
   std::vector<int> labels(samples);
   for (int& label : labels) label = static_cast<int>(random.below(10));
   const auto step = [&] {
     set_zero(gradient);
-    const double loss = softmax_cross_entropy(net.forward(x, cache), labels, slope);
-    net.backward(x, slope, cache, gradient);
+    const double loss = softmax_cross_entropy(net.forward(x, tape), labels, dlogits);
+    net.backward(dlogits, tape, gradient);
     clip_global_norm(gradient, 1);
     optimizer.step(net, gradient);
     return loss;
@@ -146,26 +145,26 @@ TEST_CASE("a training step allocates nothing after the first", "[model][delta_re
   CHECK(last < 0.9 * first);
 }
 
-TEST_CASE("one cache serves batches of any size, an empty one too", "[model][delta_resnet]") {
+TEST_CASE("one tape serves batches of any size, an empty one too", "[model][delta_resnet]") {
   const Index depth = GENERATE(0, 2);
   CAPTURE(depth);
   const Net net({.inputs = 3, .outputs = 2, .width = 4, .value_channels = 2, .depth = depth}, 1);
   Random random(2);
   Matrix<double> x(3, 6);
   fill(random, x);
-  auto cache = net.make_cache(2), whole = net.make_cache(6);
+  auto tape = net.make_tape(), whole = net.make_tape();
   const Matrix<double> expected = net.forward(x, whole);
-  CHECK(net.forward(x.leftCols(4).eval(), cache) == expected.leftCols(4));
-  CHECK(net.forward(x.rightCols(1).eval(), cache).isApprox(expected.rightCols(1)));
+  CHECK(net.forward(x.leftCols(4).eval(), tape) == expected.leftCols(4));
+  CHECK(net.forward(x.rightCols(1).eval(), tape).isApprox(expected.rightCols(1)));
 
   Net gradient = zeros_like(net);
   const Matrix<double> none(3, 0);
-  const Matrix<double>& logits = net.forward(none, cache);
+  const Matrix<double>& logits = net.forward(none, tape);
   CHECK(logits.rows() == 2);
   CHECK(logits.cols() == 0);
-  Matrix<double> slope(2, 0);
-  CHECK(mean_squared_error(logits, Matrix<double>(2, 0), slope) == 0);
-  net.backward(none, slope, cache, gradient);
+  Matrix<double> dlogits(2, 0);
+  CHECK(mean_squared_error(logits, Matrix<double>(2, 0), dlogits) == 0);
+  net.backward(dlogits, tape, gradient);
   for_each_parameter([](const ParameterPath&, const auto& p) { CHECK(p.isZero(0)); }, gradient);
 }
 
@@ -174,10 +173,10 @@ TEST_CASE("a net of depth 0 is its head over the normalised embedding", "[model]
   Random random(2);
   Vector<double> x(3);
   fill(random, x);
-  auto cache = net.make_cache(1);
+  auto tape = net.make_tape();
   const Vector<double> embedded = net.embedding.weight * x + net.embedding.bias;
   const Vector<double> normalised = embedded / std::sqrt(embedded.squaredNorm() / 4 + 1e-5);
-  CHECK(error(net.forward(x, cache), (net.head.weight * normalised + net.head.bias).eval()) <=
+  CHECK(error(net.forward(x, tape), (net.head.weight * normalised + net.head.bias).eval()) <=
         identity_tolerance<double>);
 }
 
@@ -196,12 +195,12 @@ TEST_CASE("the net's parameters have dotted names, in the order of the pass", "[
   const Net net({.inputs = 3, .outputs = 2, .width = 4, .value_channels = 2, .depth = 1}, 1);
   std::vector<std::string> names;
   for_each_parameter([&](const ParameterPath& path, const auto&) { names.push_back(path.str()); }, net);
-  CHECK(names == std::vector<std::string>{"embedding.weight", "embedding.bias", "blocks.0.compressor.weight",
-                                          "blocks.0.norm.weight", "blocks.0.sublayer.first.weight",
-                                          "blocks.0.sublayer.first.bias", "blocks.0.sublayer.last.weight",
-                                          "blocks.0.sublayer.last.bias", "blocks.0.gate.out.weight",
-                                          "blocks.0.gate.out.bias", "blocks.0.value.projection.weight",
-                                          "blocks.0.value.projection.bias", "readout.weight", "norm.weight",
+  CHECK(names == std::vector<std::string>{"embedding.weight", "embedding.bias", "layers.0.compressor.weight",
+                                          "layers.0.norm.weight", "layers.0.sublayer.first.weight",
+                                          "layers.0.sublayer.first.bias", "layers.0.sublayer.last.weight",
+                                          "layers.0.sublayer.last.bias", "layers.0.gate.out.weight",
+                                          "layers.0.gate.out.bias", "layers.0.value.projection.weight",
+                                          "layers.0.value.projection.bias", "readout.weight", "norm.weight",
                                           "head.weight", "head.bias"});
   CHECK(net.inputs() == 3);
   CHECK(net.outputs() == 2);
@@ -241,33 +240,23 @@ TEST_CASE("a net refuses sizes and settings out of range", "[model][delta_resnet
   CHECK(message(dynamic, [](auto& s) { s.block.k_eps = infinity; }) ==
         "ddl::DeltaResidualBlock: k_eps is inf, expected a number of at least 0");
   CHECK(message(dynamic, [](auto& s) { s.block.value.sigmoid_scale = -1; }) ==
-        "ddl::LinearValue: sigmoid_scale is -1, expected a number above 0, or 0 for a linear value");
+        "ddl::LinearValue: sigmoid_scale is -1, expected a number above 0");
   CHECK(message(dynamic, [](auto& s) { s.block.sublayer.layers = 1; }) ==
         "ddl::Mlp: layers is 1, expected at least 2");
 }
 
-TEST_CASE("passes refuse matrices and caches of the wrong shape, and write nothing",
-          "[model][delta_resnet][errors]") {
-  const Net net(small, 1),
-      deeper({.inputs = 3, .outputs = 2, .width = 4, .value_channels = 2, .depth = 3}, 1);
+TEST_CASE("passes refuse matrices of the wrong shape, and write nothing", "[model][delta_resnet][errors]") {
+  const Net net(small, 1);
   Net gradient = zeros_like(net);
-  auto cache = net.make_cache(5);
+  auto tape = net.make_tape();
   const Matrix<double> x = Matrix<double>::Ones(3, 5), dlogits = Matrix<double>::Ones(2, 5);
-  const Matrix<double> logits = net.forward(x, cache);
-  CHECK_THROWS_WITH(net.forward(dlogits, cache), "ddl::DeltaResNet::forward: x is 2 x 5, expected 3 x 5");
-  CHECK_THROWS_WITH(net.backward(x.leftCols(4), dlogits, cache, gradient),
-                    "ddl::DeltaResNet::backward: x is 3 x 4, expected 3 x 5");
-  CHECK_THROWS_WITH(net.backward(x, x, cache, gradient),
+  CHECK_THROWS_WITH(net.forward(dlogits, tape), "ddl::DeltaResNet::forward: x is 2 x 5, expected 3 x 5");
+  const Matrix<double> logits = net.forward(x, tape);
+  CHECK_THROWS_WITH(net.backward(x, tape, gradient),
                     "ddl::DeltaResNet::backward: dlogits is 3 x 5, expected 2 x 5");
-  CHECK_THROWS_WITH(deeper.forward(x, cache),
-                    "ddl::DeltaResNet::forward: the cache is for a net of 2 blocks, or another memory mode, "
-                    "expected one from "
-                    "make_cache of this net of 3");
-  auto shallow = net.make_cache(5, Memory::rewind);
-  CHECK_THROWS_AS(deeper.forward(x, shallow), std::invalid_argument);
-  CHECK_THROWS_WITH(net.make_cache(-1), "ddl::DeltaResNet::make_cache: samples is -1, expected at least 0");
-  CHECK_THROWS_WITH(net.make_cache<4>(5), "ddl::DeltaResNet::make_cache: samples is 5, expected 4 (fixed)");
-  CHECK_THROWS_AS(net.make_cache(-1), std::invalid_argument);
-  CHECK(cache.logits == logits);
+  CHECK_THROWS_WITH(net.backward(dlogits.leftCols(4), tape, gradient),
+                    "ddl::DeltaResNet::backward: dlogits is 2 x 4, expected 2 x 5");
+  CHECK(tape.logits == logits);
   for_each_parameter([](const ParameterPath&, const auto& p) { CHECK(p.isZero(0)); }, gradient);
+  CHECK_NOTHROW(net.backward(dlogits, tape, gradient));
 }

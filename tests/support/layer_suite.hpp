@@ -21,7 +21,7 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/parameters.hpp"
-#include "ddl/core/run.hpp"
+#include "ddl/core/pass.hpp"
 #include "ddl/core/random.hpp"
 #include "ddl/train/gradient_check.hpp"
 #include "support/allocations.hpp"
@@ -100,7 +100,7 @@ struct LayerBase {
 
 /// Everything that one forward and one backward pass needs, with random numbers in it.
 template <class Layer>
-struct Run {
+struct Trial {
   using Part = typename Layer::Part;
   using Tensors = std::vector<std::pair<std::string, Matrix<double>>>;
 
@@ -112,7 +112,7 @@ struct Run {
   Index samples;
   Order order;
 
-  Run(const Layer& layer_, Index width, Index samples_) : layer(layer_), samples(samples_) {
+  Trial(const Layer& layer_, Index width, Index samples_) : layer(layer_), samples(samples_) {
     Random random(20260101);
     part = layer.make(width, random);
     x.resize(layer.x_rows(width), layer.x_cols(samples));
@@ -158,7 +158,7 @@ void check_close(const Tensors& given, const Tensors& expected, double tolerance
 template <class Layer>
 void check_differences(const Layer& layer) {
   INFO("gradients against differences");
-  Run run(layer, small_width, small_samples);
+  Trial run(layer, small_width, small_samples);
   run.run();
   const auto loss = [&] {
     run.forward();
@@ -176,7 +176,7 @@ void check_differences(const Layer& layer) {
 template <class Layer>
 void check_accumulation(const Layer& layer) {
   INFO("what backward adds to");
-  Run run(layer, small_width, small_samples);
+  Trial run(layer, small_width, small_samples);
   const auto once = run.run();
   typename Layer::X before = run.x;
   run.dx = before;
@@ -192,7 +192,7 @@ void check_accumulation(const Layer& layer) {
 template <class Layer>
 void check_order(const Layer& layer) {
   INFO("pieces in reverse order, on a large batch");
-  Run forwards(layer, large_width, large_samples), backwards(layer, large_width, large_samples);
+  Trial forwards(layer, large_width, large_samples), backwards(layer, large_width, large_samples);
   backwards.order.reversed = true;
   CHECK(forwards.run() == backwards.run());
   CHECK((forwards.order.most_pieces > 1) == layer.has_pieces);
@@ -201,7 +201,7 @@ void check_order(const Layer& layer) {
 template <class Layer>
 void check_allocations(const Layer& layer, Index width, Index samples) {
   INFO("allocations of a second pass");
-  Run run(layer, width, samples);
+  Trial run(layer, width, samples);
   run.run();
   const long count = allocations_in([&] {
     run.forward();
@@ -213,11 +213,11 @@ void check_allocations(const Layer& layer, Index width, Index samples) {
 template <class Layer>
 void check_copies(const Layer& layer) {
   INFO("independence of copies");
-  Run run(layer, small_width, small_samples);
+  Trial run(layer, small_width, small_samples);
   const auto expected = run.run();
   const typename Layer::Part copy = run.part;
   set_zero(run.part);
-  Run other(layer, small_width, small_samples);
+  Trial other(layer, small_width, small_samples);
   other.part = copy;
   CHECK(other.run() == expected);
 }
@@ -234,14 +234,14 @@ void check_layer(const Settings&... settings) {
   check_order(in_float);
   check_allocations(in_float, large_width, large_samples);
   check_allocations(fixed, small_width, small_samples);
-  const auto expected = Run(dynamic, small_width, small_samples).run();
+  const auto expected = Trial(dynamic, small_width, small_samples).run();
   {
     INFO("fixed sizes against dynamic ones");
-    check_close(Run(fixed, small_width, small_samples).run(), expected, identity_tolerance<double>);
+    check_close(Trial(fixed, small_width, small_samples).run(), expected, identity_tolerance<double>);
   }
   {
     INFO("float against double");
-    check_close(Run(in_float, small_width, small_samples).run(), expected, float_tolerance);
+    check_close(Trial(in_float, small_width, small_samples).run(), expected, float_tolerance);
   }
 }
 

@@ -139,7 +139,7 @@ struct CausalSelfAttention {
   /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
   template <int Tokens>
   void forward(const Input& c, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
-    project(c, tape, pass);
+    project(c, tape, pass.length, pass);
     const Index T = pass.length, blocks = pieces_of(T, detail::attention_block);
     pass.executor.for_each(c.cols() / T * heads * blocks, [&](Index piece) {
       const Index head = piece / blocks, first = head / heads * T;
@@ -193,7 +193,7 @@ struct CausalSelfAttention {
     if (P + T > capacity)
       fail(where, "a sequence", std::to_string(P + T) + " tokens long",
            "at most the capacity of the state, " + std::to_string(capacity));
-    project(c, tape, pass);
+    project(c, tape, capacity, pass);
     for (Index s = 0; s < S; ++s) {
       state.key.middleCols(s * capacity + P, T) = tape.key.middleCols(s * T, T);
       state.value.middleCols(s * capacity + P, T) = tape.value.middleCols(s * T, T);
@@ -239,14 +239,14 @@ struct CausalSelfAttention {
     rotary.rotate_back(x, p);
   }
 
-  /// Queries, keys and values of the tokens at hand.
+  /// Queries, keys and values of the tokens at hand, in sequences of at most `positions` tokens.
   template <int Tokens>
-  void project(const Input& c, Tape<Tokens>& tape, const Pass& pass) const {
+  void project(const Input& c, Tape<Tokens>& tape, Index positions, const Pass& pass) const {
     const Index N = c.cols(), T = pass.length;
     pass.sequences("ddl::CausalSelfAttention", N);
     for (auto* x : {&tape.query, &tape.key, &tape.value, &tape.output}) x->resize(inner(), N);
     for (auto* x : {&tape.query_inverse_rms, &tape.key_inverse_rms, &tape.log_sum}) x->resize(heads, N);
-    tape.rotary.prepare(rotated, rope_base, pass.position + T);
+    tape.rotary.prepare(rotated, rope_base, positions);
     tape.weight.setConstant(head_dim, score_scale());
     if (has_norm()) tape.weight.array() *= q_rms.weight.array() * k_rms.weight.array();
     c_q.forward(c, tape.query, pass);
