@@ -116,23 +116,28 @@ TEST_CASE("a walk over models that differ throws and says where", "[core][parame
     void (*change)(Net&);
     const char* message;
   } const cases[] = {
-      {[](Net& n) { n.blocks.pop_back(); }, "depth at 'blocks'"},
-      {[](Net& n) { n.head = leaf(2, 2); }, "what they have at 'head'"},
-      {[](Net& n) { n.blocks[0].norm.reset(); }, "what they have at 'blocks.0.norm'"},
-      {[](Net& n) { n.blocks[1].gate = leaf(3, 1); }, "kind at 'blocks.1.gate'"},
-      {[](Net& n) { n.embedding.resize(5, 2); }, "shape at 'embedding'"},
-      {[](Net& n) { n.blocks[1].leaf.bias.setOnes(2); }, "shape at 'blocks.1.leaf.bias'"},
-      {[](Net& n) { n.blocks[0].leaf.bias.resize(0); }, "shape at 'blocks.0.leaf.bias'"},
+      {[](Net& n) { n.blocks.pop_back(); }, "a model's blocks is a list of"},
+      {[](Net& n) { n.head = leaf(2, 2); }, "a model's head is "},
+      {[](Net& n) { n.blocks[0].norm.reset(); }, "a model's blocks.0.norm is "},
+      {[](Net& n) { n.blocks[1].gate = leaf(3, 1); }, "a model's blocks.1.gate is alternative "},
+      {[](Net& n) { n.embedding.resize(5, 2); }, "a model's embedding is "},
+      {[](Net& n) { n.blocks[1].leaf.bias.setOnes(2); }, "a model's blocks.1.leaf.bias is "},
+      {[](Net& n) { n.blocks[0].leaf.bias.resize(0); }, "a model's blocks.0.leaf.bias is "},
   };
-  const auto ignore = [](const ParameterPath&, const auto&...) {};
+  int calls = 0;
+  const auto count = [&](const ParameterPath&, const auto&...) { ++calls; };
   for (const auto& c : cases) {
     const Net a = net();
     Net b = net();
     c.change(b);
     const auto says_where = Catch::Matchers::ContainsSubstring(c.message);
-    CHECK_THROWS_WITH(ddl::for_each_parameter(ignore, a, b), says_where);
-    CHECK_THROWS_WITH(ddl::for_each_parameter(ignore, b, a), says_where);
-    CHECK_THROWS_AS(ddl::for_each_parameter(ignore, a, a, b), std::invalid_argument);
+    CHECK_THROWS_WITH(ddl::for_each_parameter(count, a, b), says_where);
+    CHECK_THROWS_WITH(ddl::for_each_parameter(count, b, a), says_where);
+    CHECK_THROWS_AS(ddl::for_each_parameter(count, a, a, b), std::invalid_argument);
+    CHECK(calls == 0);
+    CHECK_THROWS_WITH(ddl::check_same_shapes("f", "x", a, b), Catch::Matchers::ContainsSubstring("f: x's "));
+    CHECK(ddl::shape_hash(a) != ddl::shape_hash(b));
+    CHECK(ddl::shape_hash(a) == ddl::shape_hash(net()));
   }
 }
 

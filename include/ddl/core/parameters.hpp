@@ -13,9 +13,9 @@
 /// "blocks.3.gate.out.weight".
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -94,11 +94,6 @@ struct Counterparts {
   std::array<T*, most_models> at{};
   std::size_t count = 0;
 
-  template <class F>
-  bool all(const F& agrees) const {
-    return std::all_of(at.begin(), at.begin() + static_cast<std::ptrdiff_t>(count),
-                       [&](T* part) { return agrees(*part); });
-  }
   /// The addresses that f gives for each.
   template <class F>
   auto map(const F& f) const {
@@ -113,11 +108,7 @@ template <class Scalar>
 using ParameterVisitor = void (*)(void* context, const ParameterPath&, const Counterparts<Scalar>&,
                                   Index rows, Index cols);
 
-[[noreturn]] inline void fail_walk(const char* what, const ParameterPath& path) {
-  throw std::invalid_argument(std::string("ddl::for_each_parameter: models differ in ") + what + " at '" +
-                              path.str() + "'");
-}
-
+/// The models have the same shapes: for_each_parameter has seen to that.
 template <class Scalar, class T>
 void walk(const ParameterPath& path, const Counterparts<T>& models, void* context,
           ParameterVisitor<Scalar> visit) {
@@ -129,16 +120,12 @@ void walk(const ParameterPath& path, const Counterparts<T>& models, void* contex
     };
     std::apply([&](const auto&... fields) { (walk_field(fields), ...); }, T::parameters());
   } else if constexpr (is_std_vector<T>) {
-    if (!models.all([&](T& model) { return model.size() == first.size(); })) fail_walk("depth", path);
     for (std::size_t i = 0; i < first.size(); ++i)
       walk<Scalar>(ParameterPath{&path, {}, static_cast<std::ptrdiff_t>(i), path.rank},
                    models.map([&](T& model) { return &model[i]; }), context, visit);
   } else if constexpr (is_std_optional<T>) {
-    if (!models.all([&](T& model) { return model.has_value() == first.has_value(); }))
-      fail_walk("what they have", path);
     if (first) walk<Scalar>(path, models.map([](T& model) { return &*model; }), context, visit);
   } else if constexpr (is_std_variant<T>) {
-    if (!models.all([&](T& model) { return model.index() == first.index(); })) fail_walk("kind", path);
     std::visit(
         [&]<class Chosen>(Chosen&) {
           walk<Scalar>(path, models.map([](T& model) { return &std::get<Chosen>(model); }), context, visit);
@@ -146,8 +133,6 @@ void walk(const ParameterPath& path, const Counterparts<T>& models, void* contex
         first);
   } else {
     static_assert(!T::IsRowMajor || int(T::MaxRowsAtCompileTime) == 1, "ddl: parameters are column-major");
-    if (!models.all([&](T& model) { return model.rows() == first.rows() && model.cols() == first.cols(); }))
-      fail_walk("shape", path);
     if (first.size() > 0)
       visit(context, path, models.map([](T& model) { return model.data(); }), first.rows(), first.cols());
   }
@@ -155,10 +140,73 @@ void walk(const ParameterPath& path, const Counterparts<T>& models, void* contex
 
 }  // namespace detail
 
+/// @throws std::invalid_argument naming the first parameter of `given` whose shape differs from that in `model`, or
+/// the first part that only one of them has, as "where: what's blocks.0.norm.weight is 8 x 1, expected 16 x 1".
+template <class T>
+void check_same_shapes(const char* where, const char* what, const T& model, const T& given,
+                       const ParameterPath& path = {}) {
+  const auto differ = [&](const std::string& is, const std::string& expected) {
+    fail(where, std::string(what) + "'s " + path.str(), is, expected);
+  };
+  if constexpr (Part<T>) {
+    const auto check_field = [&](const auto& field) {
+      check_same_shapes(where, what, model.*(field.member), given.*(field.member),
+                        ParameterPath{&path, field.name, -1, field.rank});
+    };
+    std::apply([&](const auto&... fields) { (check_field(fields), ...); }, T::parameters());
+  } else if constexpr (detail::is_std_vector<T>) {
+    if (given.size() != model.size())
+      differ("a list of " + std::to_string(given.size()), "a list of " + std::to_string(model.size()));
+    for (std::size_t i = 0; i < model.size(); ++i)
+      check_same_shapes(where, what, model[i], given[i],
+                        ParameterPath{&path, {}, static_cast<std::ptrdiff_t>(i), path.rank});
+  } else if constexpr (detail::is_std_optional<T>) {
+    if (given.has_value() != model.has_value())
+      differ(given ? "present" : "absent", model ? "present" : "absent");
+    if (model) check_same_shapes(where, what, *model, *given, path);
+  } else if constexpr (detail::is_std_variant<T>) {
+    if (given.index() != model.index())
+      differ("alternative " + std::to_string(given.index()), "alternative " + std::to_string(model.index()));
+    std::visit(
+        [&]<class Chosen>(const Chosen& chosen) {
+          check_same_shapes(where, what, chosen, std::get<Chosen>(given), path);
+        },
+        model);
+  } else if (given.rows() != model.rows() || given.cols() != model.cols()) {
+    differ(shape_text(given.rows(), given.cols()), shape_text(model.rows(), model.cols()));
+  }
+}
+
+/// A number that is the same for models of the same shapes (check_same_shapes), and in practice for no others.
+template <class T>
+std::uint64_t shape_hash(const T& part, std::uint64_t hash = 0) {
+  const auto mix = [&](auto value) {
+    hash = (hash ^ static_cast<std::uint64_t>(value)) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 29;
+  };
+  if constexpr (Part<T>) {
+    std::apply([&](const auto&... fields) { ((hash = shape_hash(part.*(fields.member), hash)), ...); },
+               T::parameters());
+  } else if constexpr (detail::is_std_vector<T>) {
+    mix(part.size());
+    for (const auto& each : part) hash = shape_hash(each, hash);
+  } else if constexpr (detail::is_std_optional<T>) {
+    mix(part.has_value());
+    if (part) hash = shape_hash(*part, hash);
+  } else if constexpr (detail::is_std_variant<T>) {
+    mix(part.index());
+    std::visit([&](const auto& chosen) { hash = shape_hash(chosen, hash); }, part);
+  } else {
+    mix(part.rows());
+    mix(part.cols());
+  }
+  return hash;
+}
+
 /// Calls f(path, parameter, rest's parameters...) for every non-empty parameter of `model`, in the order in
 /// which the parts list them. Parameters arrive as maps of rows x cols, column-major, const where their model
 /// is const.
-/// @throws std::invalid_argument if the models differ in depth, kind or a shape.
+/// @throws std::invalid_argument if the models differ in a shape (check_same_shapes); f is not called then.
 template <class F, class Model, class... Rest>
 void for_each_parameter(F&& f, Model& model, Rest&... rest) {
   using Plain = std::remove_const_t<Model>;
@@ -167,6 +215,7 @@ void for_each_parameter(F&& f, Model& model, Rest&... rest) {
   static_assert((std::is_same_v<Plain, std::remove_const_t<Rest>> && ...),
                 "ddl: a walk takes models of one type");
   static_assert(1 + sizeof...(Rest) <= detail::most_models, "ddl: a walk takes at most 8 models");
+  (check_same_shapes<Plain>("ddl::for_each_parameter", "a model", model, rest), ...);
   const auto visit = [](void* context, const ParameterPath& path, const detail::Counterparts<Scalar>& scalars,
                         Index rows, Index cols) {
     std::size_t i = 0;

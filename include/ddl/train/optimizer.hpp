@@ -157,9 +157,9 @@ struct AdamW {
 
   template <Executor E = Serial>
   void step(Model& model, const Model& gradient, const E& executor = {}) {
-    ++steps;
-    const double correction1 = 1 - std::pow(settings.beta1, static_cast<double>(steps));
-    const double correction2 = 1 - std::pow(settings.beta2, static_cast<double>(steps));
+    const double next = static_cast<double>(steps + 1);
+    const double correction1 = 1 - std::pow(settings.beta1, next);
+    const double correction2 = 1 - std::pow(settings.beta2, next);
     for_each_parameter(
         [&](const ParameterPath& path, auto& p, const auto& g, auto& m, auto& v) {
           const auto b1 = static_cast<Scalar>(settings.beta1),
@@ -181,6 +181,7 @@ struct AdamW {
               p, g, m, v);
         },
         model, gradient, first_moment, second_moment);
+    ++steps;
   }
 };
 
