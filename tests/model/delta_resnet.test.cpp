@@ -97,8 +97,8 @@ TEST_CASE("a tape for inference gives the same logits, and has no backward pass"
   CHECK(inference.states.size() == 1);
   CHECK(inference.activations.size() == 1);
   CHECK_THROWS_WITH(net.backward(logits, inference, gradient),
-                    "ddl::DeltaResNet::backward: the tape is without a forward pass, expected that of a forward pass "
-                    "of this model, which no backward pass has used yet");
+                    "ddl::DeltaResNet::backward: the tape is without a forward pass, or one that "
+                    "backward has used up, expected that of a forward pass of this model");
   for_each_parameter([](const ParameterPath&, const auto& p) { CHECK(p.isZero(0)); }, gradient);
 }
 

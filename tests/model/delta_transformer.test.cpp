@@ -181,8 +181,8 @@ TEST_CASE("a tape for inference gives the same logits, and has no backward pass"
   CHECK(inference.states.size() == 1);
   CHECK(inference.activations.size() == 1);
   CHECK_THROWS_WITH(model.backward(logits, inference, gradient),
-                    "ddl::DeltaTransformer::backward: the tape is without a forward pass, expected that of a forward "
-                    "pass of this model, which no backward pass has used yet");
+                    "ddl::DeltaTransformer::backward: the tape is without a forward pass, or one that "
+                    "backward has used up, expected that of a forward pass of this model");
 }
 
 TEST_CASE("inference continues sequences as the pass over all of them", "[model][transformer][infer]") {

@@ -232,16 +232,6 @@ void for_each_parameter(F&& f, Model& model, Rest&... rest) {
   detail::walk<Scalar>(ParameterPath{}, models, const_cast<std::remove_const_t<Visitor>*>(&f), +visit);
 }
 
-/// @throws std::invalid_argument, naming `what` and the first parameter, if the models differ in depth, kind or a shape.
-template <class Model>
-void check_same_shapes(const char* where, const char* what, const Model& model, const Model& other) {
-  try {
-    for_each_parameter([](const ParameterPath&, const auto&...) {}, model, other);
-  } catch (const std::invalid_argument& difference) {
-    throw std::invalid_argument(std::string(where) + ": " + what + " does not fit the model: " + difference.what());
-  }
-}
-
 /// A value of the model's type and shapes with every parameter zero: a gradient, a moment.
 template <class Model>
 Model zeros_like(const Model& model) {

@@ -4,9 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <limits>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "ddl/residual/stack.hpp"
@@ -107,9 +109,9 @@ struct DeltaResNet : DeltaStack<Block> {
   /// @throws std::invalid_argument if the net is empty.
   template <int Tokens = Dynamic>
   Tape<Tokens> make_tape(Memory memory = Memory::training) const {
+    TapeUse::check_model("ddl::DeltaResNet::make_tape", sizes());
     Tape<Tokens> tape;
-    TapeUse::check_sizes("ddl::DeltaResNet::make_tape", "the net", sizes(), sizes());
-    Stack::make_tape(tape, memory, sizes());
+    Stack::make_tape(tape, memory, tape_sizes(memory));
     return tape;
   }
 
@@ -119,9 +121,10 @@ struct DeltaResNet : DeltaStack<Block> {
   template <int Tokens>
   const Matrix<Scalar, Dynamic, Tokens>& forward(const Input& x, Tape<Tokens>& tape, const Pass& pass = {}) const {
     constexpr const char* where = "ddl::DeltaResNet::forward";
-    Stack::begin_forward(where, tape, sizes(), x.cols());
-    check_shape(where, "x", x, inputs(), x.cols());
+    TapeUse::check_model(where, sizes());
+    check_shape(where, "x", x, inputs(), Tokens == Dynamic ? x.cols() : Tokens);
     pass.sequences(where, x.cols());
+    Stack::begin_forward(where, tape, tape_sizes(tape.memory), x.cols());
     if (tape.memory != Memory::inference) tape.inputs = x;
     embedding.forward(x, flat(tape.states.front()), pass);
     Stack::forward_stack(tape, pass);
@@ -139,6 +142,8 @@ struct DeltaResNet : DeltaStack<Block> {
   void backward(const Input& dlogits, Tape<Tokens>& tape, DeltaResNet& gradient,
                 const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaResNet::backward";
+    TapeUse::check_model(where, sizes());
+    tape.use.check_backward(where, this);
     check_same_shapes(where, "the gradient", *this, gradient);
     check_shape(where, "dlogits", dlogits, outputs(), tape.logits.cols());
     const Pass pass(executor, tape.use.begin_backward(where, this));
@@ -156,7 +161,7 @@ struct DeltaResNet : DeltaStack<Block> {
   State<Tokens> make_state(Index sequences = Tokens == Dynamic ? 1 : Tokens,
                            Index capacity = std::numeric_limits<Index>::max()) const {
     constexpr const char* where = "ddl::DeltaResNet::make_state";
-    TapeUse::check_sizes(where, "the net", sizes(), sizes());
+    TapeUse::check_model(where, sizes());
     check_positive(where, "sequences", sequences);
     check_positive(where, "capacity", capacity);
     State<Tokens> state;
@@ -175,20 +180,31 @@ struct DeltaResNet : DeltaStack<Block> {
   template <class Derived, int Tokens>
   const Matrix<Scalar, Dynamic, Tokens>& infer(const Eigen::MatrixBase<Derived>& x, State<Tokens>& state,
                                                const ExecutorRef& executor = {}) const noexcept {
+    static_assert(std::is_same_v<typename Derived::Scalar, Scalar>, "ddl: x has the scalars of the net");
     constexpr const char* where = "ddl::DeltaResNet::infer";
-    const Pass pass = Stack::begin_infer(where, state, sizes(), x.cols(), executor);
-    check_shape(where, "x", x, inputs(), x.cols());
-    state.inputs = x;
-    embedding.forward(state.inputs, flat(state.tape.states.front()), pass);
-    Stack::infer_stack(state, pass);
-    state.logits.resize(outputs(), x.cols());
-    head.forward(state.tape.features, state.logits, pass);
-    state.position += pass.length;
-    return state.logits;
+    try {
+      check_shape(where, "x", x, inputs(), Tokens == Dynamic ? x.cols() : Tokens);
+      const Pass pass = Stack::begin_infer(where, state, sizes(), x.cols(), executor);
+      state.inputs = x;
+      embedding.forward(state.inputs, flat(state.tape.states.front()), pass);
+      Stack::infer_stack(state, pass);
+      state.logits.resize(outputs(), x.cols());
+      head.forward(state.tape.features, state.logits, pass);
+      state.position += x.cols() / state.sequences;
+      return state.logits;
+    } catch (...) {
+      std::terminate();  // while the exception is handled, so that its message is printed
+    }
   }
 
  private:
   ModelSizes sizes() const { return {inputs(), outputs(), width(), value_channels(), depth()}; }
+  /// A tape for inference serves all nets of the same sizes: it keeps nothing of their parts.
+  ModelSizes tape_sizes(Memory memory) const {
+    ModelSizes all = sizes();
+    if (memory != Memory::inference) all.shapes = shape_hash(*this);
+    return all;
+  }
 
   /// The states of N samples as N columns of d m entries: the same memory.
   template <class States>

@@ -251,8 +251,8 @@ struct DeltaTransformer
   /// A tape for passes over any number of tokens. The first pass over a number of tokens allocates its buffers.
   /// @throws std::invalid_argument if the model is empty.
   Tape make_tape(Memory memory = Memory::training) const {
+    TapeUse::check_model("ddl::DeltaTransformer::make_tape", sizes());
     Tape tape;
-    TapeUse::check_sizes("ddl::DeltaTransformer::make_tape", "the model", sizes(), sizes());
     Stack::make_tape(tape, memory, sizes());
     return tape;
   }
@@ -262,6 +262,7 @@ struct DeltaTransformer
   /// sequences do not fill the batch, or the tape was made for another model.
   const Matrix<Scalar>& forward(const TokenBatch& batch, Tape& tape, const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaTransformer::forward";
+    TapeUse::check_model(where, sizes());
     const Index N = static_cast<Index>(batch.tokens.size());
     const Pass pass(executor, batch.length.value_or((std::max)(Index(1), N)));
     if (pass.length > settings.context)
@@ -269,9 +270,9 @@ struct DeltaTransformer
            "at most the context, " + std::to_string(settings.context));
     pass.sequences(where, N);
     Stack::begin_forward(where, tape, sizes(), N);
-    tape.tokens.assign(batch.tokens.begin(), batch.tokens.end());
     tape.embedded.resize(width(), N);
     embedding.forward(batch.tokens, tape.embedded, pass);
+    tape.tokens.assign(batch.tokens.begin(), batch.tokens.end());
     expansion.forward(tape.embedded, tape.states.front(), tape.expansion, pass);
     Stack::forward_stack(tape, pass);
     tape.logits.resize(vocabulary(), N);
@@ -288,6 +289,8 @@ struct DeltaTransformer
   void backward(const ConstBatchRef<Scalar>& dlogits, Tape& tape, DeltaTransformer& gradient,
                 const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaTransformer::backward";
+    TapeUse::check_model(where, sizes());
+    tape.use.check_backward(where, this);
     check_same_shapes(where, "the gradient", *this, gradient);
     check_shape(where, "dlogits", dlogits, vocabulary(), tape.logits.cols());
     const Pass pass(executor, tape.use.begin_backward(where, this));
@@ -304,7 +307,7 @@ struct DeltaTransformer
   /// @throws std::invalid_argument if the model is empty, or a number is below 1.
   State make_state(Index sequences = 1, std::optional<Index> capacity = {}) const {
     constexpr const char* where = "ddl::DeltaTransformer::make_state";
-    TapeUse::check_sizes(where, "the model", sizes(), sizes());
+    TapeUse::check_model(where, sizes());
     check_positive(where, "sequences", sequences);
     check_positive(where, "capacity", capacity.value_or(settings.context));
     State state;
@@ -337,7 +340,8 @@ struct DeltaTransformer
 
  private:
   ModelSizes sizes() const {
-    return {vocabulary(), vocabulary(), width(), value_channels(), static_cast<Index>(layers.size())};
+    return {vocabulary(), vocabulary(), width(), value_channels(), static_cast<Index>(layers.size()),
+            shape_hash(*this)};
   }
 };
 

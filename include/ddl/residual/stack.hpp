@@ -112,7 +112,7 @@ struct DeltaStack {
   template <int Tokens>
   void begin_forward(const char* where, Tape<Tokens>& tape, const ModelSizes& sizes, Index N) const {
     tape.use.begin_forward(where, sizes);
-    if (tape.states.empty()) fail(where, "the tape", "empty (default-constructed or moved from)", "from make_tape");
+    if (tape.states.empty()) fail(where, "the tape", "empty (moved from)", "one from make_tape");
     for (auto& state : tape.states) state.resize(width(), N * sizes.value_channels);
     tape.features.resize(width(), N);
   }
@@ -192,8 +192,8 @@ struct DeltaStack {
   Pass begin_infer(const char* where, StackState<Tokens>& state, const ModelSizes& sizes, Index N,
                    const ExecutorRef& executor) const {
     TapeUse::check_sizes(where, "the state", state.sizes, sizes);
-    if (state.layers.size() != layers.size())
-      fail(where, "the state", "empty (default-constructed or moved from)", "from make_state");
+    if (state.layers.size() != layers.size() || state.tape.states.empty())
+      fail(where, "the state", "empty (moved from)", "one from make_state");
     if (N % state.sequences != 0)
       fail(where, "the number of tokens", std::to_string(N),
            "a multiple of the " + std::to_string(state.sequences) + " sequences");

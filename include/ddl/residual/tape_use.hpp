@@ -2,8 +2,8 @@
 /// @file  The check that a tape is used as it must be: forward, then one backward, with the model that it was made for.
 #pragma once
 
+#include <cstdint>
 #include <string>
-#include <utility>
 
 #include "ddl/core/check.hpp"
 
@@ -12,6 +12,7 @@ namespace ddl {
 /// The sizes by which a model tells its own tapes and states from those of another.
 struct ModelSizes {
   Index inputs = 0, outputs = 0, width = 0, value_channels = 0, layers = 0;
+  std::uint64_t shapes = 0;  ///< shape_hash of the parameters, or 0 where the sizes above are enough
 
   bool operator==(const ModelSizes&) const = default;
   std::string str() const {
@@ -35,20 +36,37 @@ class TapeUse {
     forward_of_ = model;
     length_ = length;
   }
-  /// @return the length of the sequences in the forward pass.
   /// @throws std::invalid_argument unless the last pass with this tape was a forward pass of this model.
+  void check_backward(const char* where, const void* model) const {
+    if (forward_of_ != model || !model)
+      fail(where, "the tape",
+           forward_of_ ? "that of a forward pass of another model"
+                       : "without a forward pass, or one that backward has used up",
+           "that of a forward pass of this model");
+  }
+  /// check_backward, and uses the forward pass up. @return the length of its sequences.
   Index begin_backward(const char* where, const void* model) {
-    if (forward_of_ != model)
-      fail(where, "the tape", forward_of_ ? "that of a forward pass of another model" : "without a forward pass",
-           "that of a forward pass of this model, which no backward pass has used yet");
+    check_backward(where, model);
     forward_of_ = nullptr;
     return length_;
   }
 
   /// @throws std::invalid_argument if the sizes differ, or the model is empty.
   static void check_sizes(const char* where, const char* what, const ModelSizes& given, const ModelSizes& model) {
-    if (model.width < 1) fail(where, "the model", "empty (default-constructed or moved from)", "one with weights");
-    if (given != model) fail(where, what, "made for a model of " + given.str(), "made for " + model.str());
+    check_model(where, model);
+    if (given == model) return;
+    ModelSizes same_parts = given;
+    same_parts.shapes = model.shapes;
+    fail(where, what,
+         given == ModelSizes{} ? "default-constructed"
+         : same_parts == model ? "made for a model of the same sizes with other parts"
+                               : "made for a model of " + given.str(),
+         "one made for this model of " + model.str());
+  }
+  /// @throws std::invalid_argument if the model is empty.
+  static void check_model(const char* where, const ModelSizes& model) {
+    if (model.inputs < 1 || model.outputs < 1 || model.width < 1)
+      fail(where, "the model", "empty (default-constructed or moved from)", "one made from settings");
   }
 
  private:
