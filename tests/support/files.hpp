@@ -13,7 +13,7 @@
 #include <string>
 #include <string_view>
 
-#include "ddl/core/file.hpp"
+#include "ddl/io/file.hpp"
 
 namespace ddl::test {
 

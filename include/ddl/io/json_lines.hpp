@@ -9,7 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "ddl/core/file.hpp"
+#include "ddl/io/file.hpp"
 #include "ddl/train/fit.hpp"
 
 namespace ddl {

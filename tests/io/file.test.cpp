@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "ddl/core/file.hpp"
+#include "ddl/io/file.hpp"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -36,7 +36,7 @@ class FullDisk {
 
 }  // namespace
 
-TEST_CASE("a file is read and mapped alike", "[core][file]") {
+TEST_CASE("a file is read and mapped alike", "[io][file]") {
   const TemporaryFolder folder;
   const std::string text = GENERATE(as<std::string>(), "", "x", "some bytes");
   const Access access = GENERATE(Access::read, Access::map);
@@ -52,14 +52,14 @@ TEST_CASE("a file is read and mapped alike", "[core][file]") {
   CHECK(as_text(in_memory.bytes()) == text);
 }
 
-TEST_CASE("a mapped file takes no memory", "[core][file]") {
+TEST_CASE("a mapped file takes no memory", "[io][file]") {
   const TemporaryFolder folder;
   write_file(folder / "file", std::string(1'000'000, 'x'));
   CHECK(heap_use_of([&] { FileContents(folder / "file", Access::map); }).peak < 10'000);
   CHECK(heap_use_of([&] { FileContents(folder / "file", Access::read); }).peak >= 1'000'000);
 }
 
-TEST_CASE("what is no regular file is refused, without waiting for it", "[core][file]") {
+TEST_CASE("what is no regular file is refused, without waiting for it", "[io][file]") {
   const TemporaryFolder folder;
   const Access access = GENERATE(Access::read, Access::map);
   const auto open = [&](const std::string& path) { return error_of([&] { FileContents(path, access); }); };
@@ -77,7 +77,7 @@ TEST_CASE("what is no regular file is refused, without waiting for it", "[core][
   CHECK(folder.count() == 1);
 }
 
-TEST_CASE("a file that shrinks while it is read is an error", "[core][file]") {
+TEST_CASE("a file that shrinks while it is read is an error", "[io][file]") {
   const TemporaryFolder folder;
   write_file(folder / "file", "12345");
   const detail::Descriptor file(::open((folder / "file").c_str(), O_RDONLY));
@@ -86,7 +86,7 @@ TEST_CASE("a file that shrinks while it is read is an error", "[core][file]") {
              ContainsSubstring("NAME: ended after 5 bytes, expected 6"));
 }
 
-TEST_CASE("a file is written whole or not at all", "[core][file]") {
+TEST_CASE("a file is written whole or not at all", "[io][file]") {
   const TemporaryFolder folder;
   const std::string path = folder / "file", old_text = "the old file", text(100'000, 'x');
   const bool there = GENERATE(false, true);
@@ -139,7 +139,7 @@ TEST_CASE("a file is written whole or not at all", "[core][file]") {
   }
 }
 
-TEST_CASE("a file keeps its permissions when it is replaced", "[core][file]") {
+TEST_CASE("a file keeps its permissions when it is replaced", "[io][file]") {
   const TemporaryFolder folder;
   write_file(folder / "file", "secret");
   std::filesystem::permissions(folder / "file", std::filesystem::perms::owner_read);
@@ -148,7 +148,7 @@ TEST_CASE("a file keeps its permissions when it is replaced", "[core][file]") {
   CHECK(std::filesystem::status(folder / "file").permissions() == std::filesystem::perms::owner_read);
 }
 
-TEST_CASE("whoever has the old file mapped keeps it", "[core][file]") {
+TEST_CASE("whoever has the old file mapped keeps it", "[io][file]") {
   const TemporaryFolder folder;
   write_file(folder / "file", "the old file");
   const FileContents mapped(folder / "file", Access::map);
