@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: MIT
-/// @file  Whole files: read or mapped, and written so that nothing is lost. POSIX.
+/// @file  Whole files: read or mapped, and written so that nothing is lost; locks between processes. Names are UTF-8
+/// on Windows, and any bytes elsewhere.
 #pragma once
-
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
-#include <cstdio>
-#include <cstring>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -19,6 +14,8 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+
+#include "ddl/io/system.hpp"
 
 namespace ddl {
 
@@ -40,15 +37,37 @@ namespace detail {
   throw FileError(file, std::string(what) + ": " + std::generic_category().message(error));
 }
 
-/// An open file, closed at the end of its scope.
-struct Descriptor {
-  int number;
+/// The path that a name stands for, and the name of a path.
+/// @throws FileError if no file can have this name.
+inline system::Path path_of(const std::string& name) {
+  try {
+    return std::u8string(name.begin(), name.end());
+  } catch (const std::system_error&) {
+    throw FileError(name, "is no name of a file, expected UTF-8");
+  }
+}
+inline std::string name_of(const system::Path& path) {
+  const std::u8string name = path.u8string();
+  return {name.begin(), name.end()};
+}
 
-  explicit Descriptor(int opened) noexcept : number(opened) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
+/// An open file, closed at the end of its scope.
+class Descriptor {
+ public:
+  explicit Descriptor(int opened) noexcept : number_(opened) {}
+  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(number_, other.number_);
+    return *this;
+  }
   ~Descriptor() { close(); }
-  bool close() noexcept { return number < 0 || ::close(std::exchange(number, -1)) == 0; }
+
+  bool is_open() const noexcept { return number_ >= 0; }
+  int number() const noexcept { return number_; }
+  bool close() noexcept { return !is_open() || system::close(std::exchange(number_, -1)) == 0; }
+
+ private:
+  int number_;
 };
 
 /// The largest count that one read() or write() of every system takes.
@@ -58,7 +77,7 @@ inline constexpr std::size_t most_bytes_at_once = std::size_t{1} << 30;
 inline void read_exactly(const Descriptor& file, std::span<std::byte> to, const std::string& name) {
   for (std::size_t done = 0; done < to.size();) {
     const auto count =
-        ::read(file.number, to.data() + done, (std::min)(to.size() - done, most_bytes_at_once));
+        system::read(file.number(), to.data() + done, (std::min)(to.size() - done, most_bytes_at_once));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) fail_errno(name, "cannot read");
     if (count == 0)
@@ -68,11 +87,21 @@ inline void read_exactly(const Descriptor& file, std::span<std::byte> to, const 
   }
 }
 
-inline const char* kind_of_file(mode_t mode) noexcept {
-  return S_ISDIR(mode)                    ? "a folder"
-         : S_ISFIFO(mode)                 ? "a pipe"
-         : S_ISCHR(mode) || S_ISBLK(mode) ? "a device"
-                                          : "a special file";
+/// What is at `path`; its type is not_found or none if nothing is, or nobody may look.
+/// @throws FileError if it is no regular file.
+inline std::filesystem::file_status regular_file_at(const system::Path& path, const std::string& name) {
+  using std::filesystem::file_type;
+  std::error_code ignored;
+  const auto status = std::filesystem::status(path, ignored);
+  const file_type type = status.type();
+  if (type == file_type::regular || type == file_type::not_found || type == file_type::none) return status;
+  const bool is_device = type == file_type::character || type == file_type::block;
+  throw FileError(name, std::string("is ") +
+                            (type == file_type::directory ? "a folder"
+                             : type == file_type::fifo    ? "a pipe"
+                             : is_device                  ? "a device"
+                                                          : "a special file") +
+                            ", expected a regular file");
 }
 
 }  // namespace detail
@@ -87,19 +116,17 @@ class FileContents {
  public:
   /// @throws FileError if it is no regular file or cannot be read. A file that cannot be mapped is read.
   explicit FileContents(std::string path, Access access = Access::read) : name_(std::move(path)) {
-    // Opening a pipe must not wait for its writer.
-    const detail::Descriptor file(::open(name_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (file.number < 0) detail::fail_errno(name_, "cannot open");
-    struct stat status = {};
-    if (::fstat(file.number, &status) != 0) detail::fail_errno(name_, "cannot look at");
-    if (!S_ISREG(status.st_mode))
-      throw FileError(
-          name_, std::string("is ") + detail::kind_of_file(status.st_mode) + ", expected a regular file");
-    if (!std::in_range<std::ptrdiff_t>(status.st_size))
-      throw FileError(name_,
-                      "is " + std::to_string(status.st_size) + " bytes long, which no pointer can span");
-    size_ = static_cast<std::size_t>(status.st_size);
-    if (access == Access::map && map(file)) return;
+    const auto native = detail::path_of(name_);
+    detail::regular_file_at(native, name_);
+    const detail::Descriptor file(detail::system::open_to_read(native));
+    if (!file.is_open()) detail::fail_errno(name_, "cannot open");
+    const auto size = detail::system::size_of(file.number());
+    if (size < 0) detail::fail_errno(name_, "cannot look at");
+    if (!std::in_range<std::ptrdiff_t>(size))
+      throw FileError(name_, "is " + std::to_string(size) + " bytes long, which no pointer can span");
+    size_ = static_cast<std::size_t>(size);
+    if (access == Access::map) memory_ = detail::system::map(file.number(), size_);
+    if (memory_) return;
     const std::shared_ptr<std::byte[]> memory(new std::byte[size_]);
     detail::read_exactly(file, {memory.get(), size_}, name_);
     memory_ = memory;
@@ -118,15 +145,6 @@ class FileContents {
   std::string_view text() const noexcept { return {reinterpret_cast<const char*>(memory_.get()), size_}; }
 
  private:
-  bool map(const detail::Descriptor& file) {
-    void* const address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.number, 0);
-    if (address == MAP_FAILED) return false;  // an empty file, or a file system without mmap
-    memory_ = std::shared_ptr<const std::byte[]>(
-        static_cast<const std::byte*>(address),
-        [address, size = size_](const std::byte*) { ::munmap(address, size); });
-    return true;
-  }
-
   std::string name_;
   std::size_t size_ = 0;
   std::shared_ptr<const std::byte[]> memory_;
@@ -138,33 +156,33 @@ class FileContents {
 class FileWriter {
  public:
   /// @throws FileError if `path` is there and no regular file, or its folder cannot be written to.
-  explicit FileWriter(std::string path) : name_(std::move(path)), file_(-1) {
-    struct stat old = {};
-    mode_t mode = 0666;
-    if (::stat(name_.c_str(), &old) == 0) {
-      if (!S_ISREG(old.st_mode))
-        throw FileError(name_, std::string("is ") + detail::kind_of_file(old.st_mode) +
-                                   ", expected a regular file to replace");
-      mode = old.st_mode & 0777;  // the new file is no more public than the old one
-    }
-    for (int i = 0; file_.number < 0; ++i) {
-      temporary_ = name_ + ".tmp" + std::to_string(i);
-      file_.number = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-      if (file_.number < 0 && errno != EEXIST)
+  explicit FileWriter(std::string path) : name_(std::move(path)), path_(detail::path_of(name_)), file_(-1) {
+    using std::filesystem::perms;
+    const auto old = detail::regular_file_at(path_, name_);
+    const bool is_there = old.type() == std::filesystem::file_type::regular;
+    // The new file is no more public than the old one.
+    const perms permissions = is_there ? old.permissions() & perms::all : perms(0666);
+    for (int i = 0; !file_.is_open(); ++i) {
+      temporary_ = detail::path_of(name_ + ".tmp" + std::to_string(i));
+      file_ = detail::Descriptor(detail::system::create(temporary_, permissions));
+      if (!file_.is_open() && errno != EEXIST)
         detail::fail_errno(name_, "cannot create a temporary beside it");
     }
   }
   FileWriter(const FileWriter&) = delete;
   FileWriter& operator=(const FileWriter&) = delete;
   ~FileWriter() {
-    if (!committed_) ::unlink(temporary_.c_str());
+    if (is_committed_) return;
+    file_.close();  // Windows removes no open file
+    std::error_code ignored;
+    std::filesystem::remove(temporary_, ignored);
   }
 
   /// @throws FileError
   void write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-      const auto count =
-          ::write(file_.number, bytes.data(), (std::min)(bytes.size(), detail::most_bytes_at_once));
+      const auto count = detail::system::write(file_.number(), bytes.data(),
+                                               (std::min)(bytes.size(), detail::most_bytes_at_once));
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) detail::fail_errno(name_, "cannot write");
       bytes = bytes.subspan(static_cast<std::size_t>(count));
@@ -173,30 +191,48 @@ class FileWriter {
 
   /// Puts the new file in the place of the old one. @throws FileError
   void commit() {
-    if (::fsync(file_.number) != 0) detail::fail_errno(name_, "cannot flush to the disk");
+    if (detail::system::flush(file_.number()) != 0) detail::fail_errno(name_, "cannot flush to the disk");
     if (!file_.close()) detail::fail_errno(name_, "cannot close");
-    if (std::rename(temporary_.c_str(), name_.c_str()) != 0) detail::fail_errno(name_, "cannot replace");
-    committed_ = true;
-    // The new name is on the disk once its folder is. Folders that cannot be opened or flushed stay as they
-    // are.
-    const auto slash = name_.rfind('/');
-    const std::string folder = slash == std::string::npos ? "." : name_.substr(0, slash + 1);
-    const detail::Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (directory.number >= 0 && ::fsync(directory.number) != 0 && errno != EINVAL)
+    std::error_code error;
+    std::filesystem::rename(temporary_, path_, error);
+    if (error) throw FileError(name_, "cannot replace: " + error.message());
+    is_committed_ = true;
+    if (detail::system::flush_folder(path_.parent_path()) != 0)
       detail::fail_errno(name_, "is written, but its folder cannot be flushed to the disk");
   }
 
  private:
-  std::string name_, temporary_;
+  std::string name_;
+  detail::system::Path path_, temporary_;
   detail::Descriptor file_;
-  bool committed_ = false;
+  bool is_committed_ = false;
 };
 
 /// Writes a whole file, or leaves the old one (FileWriter). @throws FileError
 inline void replace_file(const std::string& path, std::string_view text) {
   FileWriter file(path);
-  file.write(std::as_bytes(std::span(text)));
+  file.write(std::as_bytes(std::span(text.data(), text.size())));
   file.commit();
 }
+
+/// A lock that one holder at a time has, among all processes and the threads of each. It ends with the object or with
+/// its process, however that ends. The file is empty, is made if it is not there, and stays.
+///
+///     const ddl::FileLock lock(folder + "/lock");   // from here on the folder is ours
+class FileLock {
+ public:
+  /// @throws FileError if somebody else holds the lock, or the file cannot be made.
+  explicit FileLock(const std::string& name) : file_(-1) {
+    const auto path = detail::path_of(name);
+    detail::regular_file_at(path, name);
+    file_ = detail::Descriptor(detail::system::open_alone(path));
+    if (!file_.is_open() && errno == EWOULDBLOCK)
+      throw FileError(name, "is locked, expected that no other program or thread uses it");
+    if (!file_.is_open()) detail::fail_errno(name, "cannot lock");
+  }
+
+ private:
+  detail::Descriptor file_;
+};
 
 }  // namespace ddl
