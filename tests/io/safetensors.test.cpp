@@ -361,7 +361,7 @@ TEST_CASE("memory follows from the bytes that are there, not from what they clai
 TEST_CASE("a million tensors take n log n", "[io][safetensors]") {
   std::string header = "{", good = "{";
   for (int i = 0; i < 1'000'000; ++i) {
-    const std::string name = std::to_string(i * 7919L % 1'000'003);
+    const std::string name = std::to_string(i * 7919LL % 1'000'003);
     header += (i > 0 ? "," : "") + entry(name, "F32", "[2,2]", "[0,16]");
     good += (i > 0 ? "," : "") + entry(name, "U8", "[0]", "[0,0]");
   }
