@@ -33,7 +33,7 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
-#include "ddl/core/file.hpp"
+#include "ddl/io/file.hpp"
 
 namespace ddl {
 
