@@ -18,11 +18,11 @@
 #include <nlohmann/json.hpp>
 
 #include <ddl/core/thread_pool.hpp>
-#include <ddl/data/csv.hpp>
-#include <ddl/data/idx.hpp>
 #include <ddl/data/supervised.hpp>
 #include <ddl/ddl.hpp>
 #include <ddl/io/checkpoint.hpp>
+#include <ddl/io/csv.hpp>
+#include <ddl/io/idx.hpp>
 
 namespace classification {
 

@@ -13,10 +13,11 @@
 
 #include <nlohmann/json.hpp>
 
-#include <ddl/core/file.hpp>
 #include <ddl/core/thread_pool.hpp>
 #include <ddl/data/language.hpp>
 #include <ddl/io/checkpoint.hpp>
+#include <ddl/io/file.hpp>
+#include <ddl/io/text.hpp>
 #include <ddl/model/sampling.hpp>
 
 namespace language {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
-/// @file  libFuzzer: the first byte picks a reader of ddl/data, which refuses the other bytes by a
+/// @file  libFuzzer: the first byte picks a reader of data in ddl/io, which refuses the other bytes by a
 /// std::runtime_error or reads them; what can be written again is read back alike.
 #include <cstdint>
 #include <cstdlib>
 #include <span>
 #include <stdexcept>
 
-#include "ddl/data/csv.hpp"
-#include "ddl/data/idx.hpp"
-#include "ddl/data/npy.hpp"
-#include "ddl/data/text.hpp"
+#include "ddl/io/csv.hpp"
+#include "ddl/io/idx.hpp"
+#include "ddl/io/npy.hpp"
+#include "ddl/io/text.hpp"
 
 namespace {
 

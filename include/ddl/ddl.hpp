@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Everything that needs only Eigen and the standard library, but for the thread pool: who wants threads includes
-/// ddl/core/thread_pool.hpp.
+/// @file  Everything that needs only Eigen and the standard library, except two parts that cost compile time: threads
+/// (ddl/core/thread_pool.hpp) and ddl/analysis, which includes Eigen's decompositions.
 #pragma once
 
 #include "ddl/core/batch.hpp"
@@ -10,6 +10,11 @@
 #include "ddl/core/parameters.hpp"
 #include "ddl/core/random.hpp"
 #include "ddl/core/scalar.hpp"
+#include "ddl/data/batches.hpp"
+#include "ddl/data/dataset.hpp"
+#include "ddl/data/language.hpp"
+#include "ddl/data/supervised.hpp"
+#include "ddl/data/token_windows.hpp"
 #include "ddl/model/delta_resnet.hpp"
 #include "ddl/model/delta_transformer.hpp"
 #include "ddl/model/sampling.hpp"

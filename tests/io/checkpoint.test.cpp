@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/io/checkpoint.hpp"
 
-#include <sys/wait.h>
-#include <unistd.h>
 #include <array>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 
 #include "ddl/core/thread_pool.hpp"
@@ -40,19 +37,6 @@ bool same(const ToyRun<Scalar>& a, const ToyRun<Scalar>& b) {
   return equal;
 }
 
-/// f() in a process of its own, which it has to itself. @return what waitpid says.
-template <class F>
-int in_another_process(const F& f) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    f();
-    ::_exit(0);
-  }
-  int status = -1;
-  ::waitpid(child, &status, 0);
-  return status;
-}
-
 }  // namespace
 
 TEMPLATE_TEST_CASE(
@@ -83,6 +67,7 @@ TEMPLATE_TEST_CASE(
   CHECK(resumed.optimizer.settings.beta2 == 0.95);
 }
 
+#if DDL_TEST_POSIX
 TEST_CASE("a process killed at any moment of a save leaves the last checkpoint whole", "[io][checkpoint]") {
   using Clock = std::chrono::steady_clock;
   const TemporaryFolder folder;
@@ -122,6 +107,7 @@ TEST_CASE("a process killed at any moment of a save leaves the last checkpoint w
   CHECK(saved > 0);
   CHECK(torn > 20);  // that many were in the middle of a save
 }
+#endif
 
 TEST_CASE("the newest checkpoints are kept, and what a killed process left is cleared away",
           "[io][checkpoint]") {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "ddl/data/supervised.hpp"
-#include "ddl/data/text.hpp"
+#include "ddl/data/token_windows.hpp"
 #include "ddl/model/delta_transformer.hpp"
 #include "ddl/train/fit.hpp"
 #include "ddl/train/loss.hpp"

@@ -9,7 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "ddl/core/file.hpp"
+#include "ddl/io/file.hpp"
 #include "ddl/train/fit.hpp"
 
 namespace ddl {
@@ -22,7 +22,8 @@ class JsonLines {
   /// @throws FileError if the file cannot be opened for appending, std::invalid_argument if `every` is below 1.
   explicit JsonLines(const std::string& path, Index every = 1) : name_(path), every_(every) {
     check_positive("ddl::JsonLines", "every", every);
-    file_.reset(std::fopen(path.c_str(), "ae"));
+    const auto native = detail::path_of(path);
+    file_.reset(detail::system::open_to_append(native));
     if (!file_) detail::fail_errno(path, "cannot open for appending");
   }
 

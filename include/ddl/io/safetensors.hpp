@@ -37,7 +37,7 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/bytes.hpp"
-#include "ddl/core/file.hpp"
+#include "ddl/io/file.hpp"
 #include "ddl/io/json.hpp"
 
 namespace ddl {

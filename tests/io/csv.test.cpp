@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "ddl/data/csv.hpp"
+#include "ddl/io/csv.hpp"
 
 #include <clocale>
 
@@ -26,7 +26,7 @@ Matrix<double> pairs(std::initializer_list<double> values) {
 
 }  // namespace
 
-TEST_CASE("columns become features, a label, targets or nothing", "[datasets][csv]") {
+TEST_CASE("columns become features, a label, targets or nothing", "[io][csv]") {
   const auto csv = parse("y,a,kind,id,b,z\n1,2,cat,x1,3,4\n-5,6.5,dog,x2,7e2,.8\n",
                          {.label = "kind", .targets = {"z", "y"}, .ignored = {"id"}});
   CHECK(csv.feature_names == Names{"a", "b"});
@@ -41,7 +41,7 @@ TEST_CASE("columns become features, a label, targets or nothing", "[datasets][cs
   CHECK(labels.data.size() == 2);
 }
 
-TEST_CASE("line ends, blank lines, a byte order mark and blanks change nothing", "[datasets][csv]") {
+TEST_CASE("line ends, blank lines, a byte order mark and blanks change nothing", "[io][csv]") {
   const std::string text =
       GENERATE(as<std::string>(), "a,b\n1,2\n3,4\n", "a,b\n1,2\n3,4", "a,b\r\n1,2\r\n3,4\r\n",
                "\xef\xbb\xbf"
@@ -56,7 +56,7 @@ TEST_CASE("line ends, blank lines, a byte order mark and blanks change nothing",
   CHECK(csv.data.class_names.empty());
 }
 
-TEST_CASE("the delimiter is found in the header or set", "[datasets][csv]") {
+TEST_CASE("the delimiter is found in the header or set", "[io][csv]") {
   for (const std::string delimiter : {",", ";", "\t"})
     CHECK(parse("a" + delimiter + "b\n1" + delimiter + "2").data.inputs == pairs({1, 2}));
   CHECK(parse("\"x,y,z\";b\n1;2\n").feature_names == Names{"x,y,z", "b"});
@@ -72,7 +72,7 @@ TEST_CASE("the delimiter is found in the header or set", "[datasets][csv]") {
   CHECK(parse("a\n1\n2\n").data.inputs == Eigen::RowVector2d(1, 2));
 }
 
-TEST_CASE("quoted fields hold delimiters, line breaks and quotes", "[datasets][csv]") {
+TEST_CASE("quoted fields hold delimiters, line breaks and quotes", "[io][csv]") {
   const auto csv = parse(
       "\"a \"\"x\"\", b\",kind\n1,\"x,y\"\n2,\"two\r\nlines\"\n3,\"\"\"\"\n4,\" q\"\"\"\"r \"\n5,p\"q\n",
       {.label = "kind", .class_order = ClassOrder::first_seen});
@@ -84,7 +84,7 @@ TEST_CASE("quoted fields hold delimiters, line breaks and quotes", "[datasets][c
 }
 
 TEST_CASE("classes are numbered in sorted order, integers by value, or as they come, or as they are known",
-          "[datasets][csv]") {
+          "[io][csv]") {
   const std::string text = "kind,a\n10,0\nb,0\n9,0\nB,0\n-1,0\n10,0\n9,0\n";
   const auto sorted = parse(text, {.label = "kind"}).data;
   CHECK(sorted.class_names == Names{"-1", "9", "10", "B", "b"});
@@ -102,7 +102,7 @@ TEST_CASE("classes are numbered in sorted order, integers by value, or as they c
                     ContainsSubstring("class_names is a list with \"b\" twice"));
 }
 
-TEST_CASE("numbers are read to the last bit, whatever the locale", "[datasets][csv]") {
+TEST_CASE("numbers are read to the last bit, whatever the locale", "[io][csv]") {
   const char* const german = std::setlocale(LC_ALL, "de_DE.UTF-8");  // where there is one
   const auto x = parse("a,b\n0.1,1e-308\n-1.7976931348623157e308,123456789.123456789\n").data.inputs;
   CHECK(x == pairs({0.1, 1e-308, -1.7976931348623157e308, 123456789.123456789}));
@@ -113,7 +113,7 @@ TEST_CASE("numbers are read to the last bit, whatever the locale", "[datasets][c
   CHECK_THROWS_AS(parse_csv<Eigen::half>("a\n70000\n", "x"), std::runtime_error);
 }
 
-TEST_CASE("what is no finite number is an error with its place", "[datasets][csv][errors]") {
+TEST_CASE("what is no finite number is an error with its place", "[io][csv][errors]") {
   for (const std::string text : {"", "x", "nan", "inf", "-inf", "1e999", "0x10", "1 2", "1,5", "+-1", "++1",
                                  "1..", "--1", "1e", "-", "+", "1\xc2\xa0", "1\n"})
     CHECK_THROWS_WITH(
@@ -122,7 +122,7 @@ TEST_CASE("what is no finite number is an error with its place", "[datasets][csv
   CHECK_THROWS_WITH(parse("a,b\n1,2\n3,\0\n"s), ContainsSubstring(R"(is "\x00")"));
 }
 
-TEST_CASE("text that is no table is refused", "[datasets][csv][errors]") {
+TEST_CASE("text that is no table is refused", "[io][csv][errors]") {
   const auto check = [](const std::string& text, const std::string& problem,
                         const CsvSettings& settings = {}) {
     INFO(text);
@@ -161,7 +161,7 @@ TEST_CASE("text that is no table is refused", "[datasets][csv][errors]") {
                     "ddl::CsvSettings: column \"a\" is named twice, expected a label, a target or ignored");
 }
 
-TEST_CASE("a file is read as its text is", "[datasets][csv]") {
+TEST_CASE("a file is read as its text is", "[io][csv]") {
   const TemporaryFolder folder;
   write_file(folder / "x.csv", "a,b\n1,2\n");
   CHECK(read_csv<double>(folder / "x.csv").data.inputs == pairs({1, 2}));
@@ -169,7 +169,7 @@ TEST_CASE("a file is read as its text is", "[datasets][csv]") {
                     folder / "x.csv: has no column \"c\", expected one of \"a, b\"");
 }
 
-TEST_CASE("memory stays in proportion to the file", "[datasets][csv]") {
+TEST_CASE("memory stays in proportion to the file", "[io][csv]") {
   std::string rows = "a,b\n";
   for (int i = 0; i < 100'000; ++i) rows += "1,2\n";
   CHECK(heap_use_of([&] { parse(rows); }).peak < 16 * rows.size());

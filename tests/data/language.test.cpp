@@ -30,7 +30,7 @@ std::vector<int> circle(Index size) {
 
 }  // namespace
 
-TEST_CASE("a Transformer learns a text by fit", "[datasets][language]") {
+TEST_CASE("a Transformer learns a text by fit", "[data][language]") {
   const auto text = circle(500);
   LanguageBatches<double> batches(text, {.sequences = 4, .length = 12, .seed = 2});
   TrainingRun<Model> run(small_model(), {.learning_rate = 1e-2});
@@ -45,7 +45,7 @@ TEST_CASE("a Transformer learns a text by fit", "[datasets][language]") {
   CHECK(text_loss(run.model, text, 12, 5) < 0.3);
 }
 
-TEST_CASE("the loss of a text is the mean over windows side by side", "[datasets][language]") {
+TEST_CASE("the loss of a text is the mean over windows side by side", "[data][language]") {
   const auto text = circle(25);
   const Model model = small_model();
   auto cache = model.make_cache();
@@ -62,7 +62,7 @@ TEST_CASE("the loss of a text is the mean over windows side by side", "[datasets
   CHECK_THROWS_AS(text_loss(model, text, 12, 0), std::invalid_argument);
 }
 
-TEST_CASE("batches of a text go on where their state was taken", "[datasets][language]") {
+TEST_CASE("batches of a text go on where their state was taken", "[data][language]") {
   const auto text = circle(200);
   const LanguageBatchSettings settings{.sequences = 3, .length = 10, .seed = 5};
   LanguageBatches<double> one(text, settings), other(text, settings);

@@ -28,14 +28,14 @@ Net net_with(Index outputs) {
 
 }  // namespace
 
-TEST_CASE("classes are learned from a data set, and evaluated on another", "[datasets][supervised]") {
+TEST_CASE("classes are learned from a data set, and evaluated on another", "[data][supervised]") {
   const auto data = points(700);
   const auto [train, test] = data.split(400);
   SupervisedBatches<double> batches(train, {.batch_size = 32, .seed = 4});
   TrainingRun<Net> run(net_with(2), {.learning_rate = 1e-2});
   const auto before = evaluate(run.model, test);
   double correct = 0;
-  fit(run, batches, {.steps = 60}, [&](const auto& seen) { correct = seen.report.correct; });
+  fit(run, batches, {.steps = 60}, [&](const auto& seen) { correct = seen.report.accuracy; });
   const auto after = evaluate(run.model, test);
   CHECK(after.correct > 0.9);
   CHECK(after.correct > before.correct);
@@ -43,7 +43,7 @@ TEST_CASE("classes are learned from a data set, and evaluated on another", "[dat
   CHECK(correct > 0.8);
 }
 
-TEST_CASE("evaluation by parts is the loss over all samples", "[datasets][supervised]") {
+TEST_CASE("evaluation by parts is the loss over all samples", "[data][supervised]") {
   auto data = points(600);
   const Net classes = net_with(2), numbers = net_with(1);
   auto cache = classes.make_cache(), number_cache = numbers.make_cache();
@@ -68,19 +68,19 @@ TEST_CASE("evaluation by parts is the loss over all samples", "[datasets][superv
   CHECK(std::isnan(regression.correct));
 }
 
-TEST_CASE("targets are learned where there are no labels", "[datasets][supervised]") {
+TEST_CASE("targets are learned where there are no labels", "[data][supervised]") {
   auto data = points(200);
   data.labels.clear();
   SupervisedBatches<double> batches(data.view(), {.batch_size = 20});
   TrainingRun<Net> run(net_with(1), {.learning_rate = 1e-2});
   const double before = evaluate(run.model, data.view()).loss;
   double correct = 0;
-  fit(run, batches, {.steps = 60}, [&](const auto& seen) { correct = seen.report.correct; });
+  fit(run, batches, {.steps = 60}, [&](const auto& seen) { correct = seen.report.accuracy; });
   CHECK(evaluate(run.model, data.view()).loss < 0.3 * before);
   CHECK(std::isnan(correct));
 }
 
-TEST_CASE("batches go on where their state was taken", "[datasets][supervised]") {
+TEST_CASE("batches go on where their state was taken", "[data][supervised]") {
   const auto data = points(50);
   const BatchSettings settings{.batch_size = 8, .seed = 9};
   SupervisedBatches<double> one(data.view(), settings), other(data.view(), settings);
@@ -103,7 +103,7 @@ TEST_CASE("batches go on where their state was taken", "[datasets][supervised]")
   CHECK_THROWS_AS(one.restore(beyond), std::invalid_argument);
 }
 
-TEST_CASE("data with nothing to learn are refused", "[datasets][supervised]") {
+TEST_CASE("data with nothing to learn are refused", "[data][supervised]") {
   auto data = points(10);
   data.labels.clear();
   data.targets.resize(0, 0);
@@ -111,7 +111,7 @@ TEST_CASE("data with nothing to learn are refused", "[datasets][supervised]") {
                     "ddl::SupervisedBatches: the data is without labels and targets, expected one of them");
 }
 
-TEST_CASE("ignored samples count neither for nor against, wherever they stand", "[datasets][supervised]") {
+TEST_CASE("ignored samples count neither for nor against, wherever they stand", "[data][supervised]") {
   auto data = points(600);
   for (std::size_t n = 0; n < 300; ++n) data.labels[n] = ignored_label;
   const Net net = net_with(2);

@@ -25,7 +25,7 @@
 
 #include "ddl/core/check.hpp"
 #include "ddl/data/dataset.hpp"
-#include "ddl/data/messages.hpp"
+#include "ddl/io/messages.hpp"
 
 namespace ddl {
 
