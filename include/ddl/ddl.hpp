@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ddl/core/batch.hpp"
+#include "ddl/core/bytes.hpp"
 #include "ddl/core/check.hpp"
 #include "ddl/core/executor.hpp"
 #include "ddl/core/parameters.hpp"

@@ -35,7 +35,7 @@ TEST_CASE("classes are learned from a data set, and evaluated on another", "[dat
   TrainingRun<Net> run(net_with(2), {.learning_rate = 1e-2});
   const auto before = evaluate(run.model, test);
   double correct = 0;
-  fit(run, batches, {.steps = 60}, [&](const auto& seen) { correct = seen.report.correct; });
+  fit(run, batches, {.steps = 60}, [&](const auto& seen) { correct = seen.report.accuracy; });
   const auto after = evaluate(run.model, test);
   CHECK(after.correct > 0.9);
   CHECK(after.correct > before.correct);
@@ -75,7 +75,7 @@ TEST_CASE("targets are learned where there are no labels", "[data][supervised]")
   TrainingRun<Net> run(net_with(1), {.learning_rate = 1e-2});
   const double before = evaluate(run.model, data.view()).loss;
   double correct = 0;
-  fit(run, batches, {.steps = 60}, [&](const auto& seen) { correct = seen.report.correct; });
+  fit(run, batches, {.steps = 60}, [&](const auto& seen) { correct = seen.report.accuracy; });
   CHECK(evaluate(run.model, data.view()).loss < 0.3 * before);
   CHECK(std::isnan(correct));
 }
