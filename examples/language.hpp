@@ -20,6 +20,8 @@
 #include <ddl/io/text.hpp>
 #include <ddl/model/sampling.hpp>
 
+#include "training.hpp"
+
 namespace language {
 
 using ddl::Index;
@@ -48,7 +50,7 @@ class Coder {
 
 /// That of a checkpoint of train_lm.
 inline Coder coder_of(const nlohmann::json& settings) {
-  const auto characters = settings.at("characters").get<std::string>();
+  const auto characters = training::setting<std::string>(settings, "characters");
   return characters.empty() ? Coder() : Coder(characters);
 }
 
@@ -71,7 +73,7 @@ inline const std::vector<std::string> variants = {"additive", "vdim1",          
 
 /// A model by the name of its variant and its sizes.
 inline ddl::DeltaTransformerSettings model_settings(const nlohmann::json& settings) {
-  const std::string name = settings.at("variant").get<std::string>();
+  const std::string name = training::setting<std::string>(settings, "variant");
   ddl::DeltaTransformerSettings model;
   for (const auto variant : ddl::all_variants)
     if (name == name_of(variant)) model = settings_of(variant);
@@ -80,12 +82,17 @@ inline ddl::DeltaTransformerSettings model_settings(const nlohmann::json& settin
     model = settings_of(ddl::Variant::cc_ec);
     model.rewrite = ddl::Rewrite::write_only;
   }
-  model.vocabulary = settings.at("vocabulary").get<Index>();
-  model.context = settings.at("context").get<Index>();
-  model.layers = settings.at("layers").get<Index>();
-  model.width = settings.at("width").get<Index>();
-  model.attention.heads = settings.at("heads").get<Index>();
+  model.vocabulary = training::setting<Index>(settings, "vocabulary");
+  model.context = training::setting<Index>(settings, "context");
+  model.layers = training::setting<Index>(settings, "layers");
+  model.width = training::setting<Index>(settings, "width");
+  model.attention.heads = training::setting<Index>(settings, "heads");
   return model;
+}
+
+/// A hash of a text, for settings.
+inline std::string text_hash(const std::string& text) {
+  return training::hash_text(ddl::xxh64(std::as_bytes(std::span(text.data(), text.size()))));
 }
 
 /// A text's tokens: its beginning to learn from, its end to validate on.
