@@ -62,7 +62,8 @@ void print_shortcuts(const std::vector<ddl::ShortcutSpectrum>& shortcuts) {
 
 nlohmann::json json_of(const ddl::LayerAudit& a) {
   const auto moments = [](const ddl::Distribution& d) {
-    return nlohmann::json{{"count", d.count}, {"mean", d.mean}, {"deviation", d.deviation()}};
+    const auto of = [&](double figure) { return d.count > 0 ? nlohmann::json(figure) : nlohmann::json(); };
+    return nlohmann::json{{"count", d.count}, {"mean", of(d.mean)}, {"deviation", of(d.deviation())}};
   };
   nlohmann::json beta = moments(a.beta), cosine = moments(a.cosine);
   beta["histogram_0_to_2"] = a.beta.counts;
@@ -142,14 +143,15 @@ ddl::GateAudit audit_classifier(const ddl::Checkpoint& checkpoint, const Net& ne
   if (o.data.empty())
     check_same_data(training::hash_text(content_hash(problem.train.view())), settings, "data_hash",
                     trained_on);
-  classification::number_classes(problem.test, training::setting<std::vector<std::string>>(settings, "class_names"));
+  classification::number_classes(problem.test,
+                                 training::setting<std::vector<std::string>>(settings, "class_names"));
   ddl::GateAudit audit(net, spread(o.shortcuts, problem.test.size()));
   const ddl::ThreadPool pool(o.threads);
   const auto result = evaluate(net, problem.test.view(), pool, ddl::Memory::training,
                                [&](const auto& cache) { audit.add(cache, pool); });
   std::printf("%s, %s residual, on %ld test samples of %s: %.2f %% correct\n\n", o.model.c_str(),
               training::setting<std::string>(settings, "residual").c_str(), long(audit.samples()),
-              problem.name.c_str(), 100 * result.correct);
+              problem.name.c_str(), 100 * result.accuracy);
   return audit;
 }
 
@@ -160,9 +162,11 @@ ddl::GateAudit audit_transformer(const ddl::Checkpoint& checkpoint, const langua
   const auto coder = language::coder_of(settings);
   const Index context = model.settings.context;
   const auto trained_on = training::setting<std::string>(settings, "text");
-  const auto text = language::read_text(o.data.empty() ? trained_on : o.data);
+  const std::string source = o.data.empty() ? trained_on : o.data;
+  const auto text = language::read_text(source);
   if (o.data.empty()) check_same_data(language::text_hash(text), settings, "text_hash", trained_on);
-  const language::Split split(coder, text, training::setting<double>(settings, "split"), context);
+  const language::Split split(coder, text, language::text_name(source),
+                              training::setting<double>(settings, "split"), context);
   const Index most = static_cast<Index>(split.held_out().size() - 1) / context;
   ddl::GateAudit audit(model, spread(o.shortcuts, std::min(o.windows, most) * context));
   const ddl::ThreadPool pool(o.threads);

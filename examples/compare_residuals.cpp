@@ -78,7 +78,7 @@ void print_table(const std::vector<Residual>& all, int seeds) {
       std::printf(" %-20s", text);
     }
   };
-  row("test correct (%)", "%.2f +- %.2f", [](const Run& r) { return 100 * r.test.correct; });
+  row("test correct (%)", "%.2f +- %.2f", [](const Run& r) { return 100 * r.test.accuracy; });
   row("test loss", "%.4f +- %.4f", [](const Run& r) { return r.test.loss; });
   row("training loss", "%.4f +- %.4f", [](const Run& r) { return r.train_loss; });
   row("time with 20 evaluations (s)", "%.1f +- %.1f", [](const Run& r) { return r.seconds; });
@@ -97,7 +97,7 @@ void print_table(const std::vector<Residual>& all, int seeds) {
   for (std::size_t i = 1; i < all.size(); ++i) {
     std::vector<double> differences;
     for (std::size_t s = 0; s < all[0].runs.size(); ++s)
-      differences.push_back(100 * (all[0].runs[s].test.correct - all[i].runs[s].test.correct));
+      differences.push_back(100 * (all[0].runs[s].test.accuracy - all[i].runs[s].test.accuracy));
     const Summary d = summarise(differences);
     const double error = d.deviation / std::sqrt(double(differences.size()));
     std::printf(
@@ -116,11 +116,11 @@ void write_results(const std::string& output, const Options& options, const std:
     for (std::size_t seed = 0; seed < residual.runs.size(); ++seed) {
       const Run& run = residual.runs[seed];
       runs.push_back({{"seed", seed},
-                      {"test_correct", run.test.correct},
+                      {"test_accuracy", run.test.accuracy},
                       {"test_loss", run.test.loss},
                       {"train_loss", run.train_loss},
                       {"seconds", run.seconds}});
-      metrics.add(name_of(residual.kind), seed, 100 * run.test.correct);
+      metrics.add(name_of(residual.kind), seed, 100 * run.test.accuracy);
       for (const auto& [step, loss] : run.curve) curves.add(name_of(residual.kind), seed, step, loss);
     }
     document["residuals"].push_back({{"residual", name_of(residual.kind)},
@@ -171,7 +171,7 @@ int main(int argc, char** argv) {
           const std::string title = "seed " + std::to_string(seed) + " " + name_of(residual.kind);
           residual.runs.push_back(train(trainer, problem, pool, title + " "));
           std::printf("%-20s correct %.2f %%, %.1f s\n", title.c_str(),
-                      100 * residual.runs.back().test.correct, residual.runs.back().seconds);
+                      100 * residual.runs.back().test.accuracy, residual.runs.back().seconds);
           std::fflush(stdout);
         });
     print_table(all, options.seeds);

@@ -32,13 +32,15 @@ class Coder {
  public:
   /// By bytes.
   Coder() = default;
-  /// By the characters of this text.
-  explicit Coder(const std::string& characters) : vocabulary_(characters) {}
+  /// By the characters of this text, which errors name.
+  explicit Coder(const std::string& characters, const std::string& name)
+      : vocabulary_(std::in_place, characters, name) {}
 
   Index size() const { return vocabulary_ ? vocabulary_->size() : 256; }
   std::string characters() const { return vocabulary_ ? vocabulary_->characters() : ""; }
-  std::vector<int> encode(const std::string& text) const {
-    return vocabulary_ ? vocabulary_->encode(text) : ddl::byte_tokens(text);
+  /// @throws ddl::FileError, with the text's name, if a character is not one of these.
+  std::vector<int> encode(const std::string& text, const std::string& name) const {
+    return vocabulary_ ? vocabulary_->encode(text, name) : ddl::byte_tokens(text);
   }
   std::string decode(const std::vector<int>& tokens) const {
     return vocabulary_ ? vocabulary_->decode(tokens) : ddl::text_of_bytes(tokens);
@@ -51,8 +53,11 @@ class Coder {
 /// That of a checkpoint of train_lm.
 inline Coder coder_of(const nlohmann::json& settings) {
   const auto characters = training::setting<std::string>(settings, "characters");
-  return characters.empty() ? Coder() : Coder(characters);
+  return characters.empty() ? Coder() : Coder(characters, "the checkpoint's characters");
 }
+
+/// What errors call the text of read_text(path).
+inline std::string text_name(const std::string& path) { return path.empty() ? "the embedded text" : path; }
 
 /// The file, or without one this project's own README, documents and headers.
 inline std::string read_text(const std::string& path) {
@@ -100,9 +105,10 @@ struct Split {
   std::vector<int> tokens;
   std::size_t train_size;
 
-  /// @throws std::invalid_argument if a model cannot be validated on what is left.
-  Split(const Coder& coder, const std::string& text, double held_out_share, Index context)
-      : tokens(coder.encode(text)),
+  /// @throws std::invalid_argument if a model cannot be validated on what is left, and as Coder::encode does.
+  Split(const Coder& coder, const std::string& text, const std::string& name, double held_out_share,
+        Index context)
+      : tokens(coder.encode(text, name)),
         train_size(static_cast<std::size_t>(static_cast<double>(tokens.size()) * (1 - held_out_share))) {
     if (held_out().size() <= static_cast<std::size_t>(context))
       throw std::invalid_argument("the text's end has " + std::to_string(held_out().size()) +
@@ -117,7 +123,7 @@ struct Split {
 inline std::string continue_text(const Model& model, const Coder& coder, const std::string& prompt,
                                  Index count, const ddl::SamplingSettings& settings, std::uint64_t seed,
                                  const ddl::ThreadPool& pool) {
-  std::vector<int> tokens = coder.encode(prompt);
+  std::vector<int> tokens = coder.encode(prompt, "the prompt");
   if (tokens.empty()) throw std::invalid_argument("the prompt is empty, expected at least one token");
   ddl::Sampler sampler(settings);
   ddl::Random random(seed);

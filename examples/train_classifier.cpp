@@ -138,15 +138,15 @@ int main(int argc, char** argv) {
           "seed %d  %s after %ld steps, %.1f s: correct %.2f %% of the test, %.2f %% of the training "
           "samples\n",
           seed, fitted.stop_reason == ddl::StopReason::finished ? "done" : "stopped", long(trainer.run.step),
-          result.seconds, 100 * result.test.correct, 100 * result.train.correct);
+          result.seconds, 100 * result.test.accuracy, 100 * result.train.accuracy);
       std::fflush(stdout);
       results.push_back(result);
       if (lines)
         lines->write({{"event", "result"},
                       {"seed", seed},
-                      {"test_accuracy", result.test.correct},
+                      {"test_accuracy", result.test.accuracy},
                       {"test_loss", result.test.loss},
-                      {"train_accuracy", result.train.correct},
+                      {"train_accuracy", result.train.accuracy},
                       {"train_loss", result.train.loss},
                       {"steps", trainer.run.step},
                       {"seconds", result.seconds},
@@ -154,7 +154,7 @@ int main(int argc, char** argv) {
     }
 
     std::vector<double> correct;
-    for (const auto& r : results) correct.push_back(100 * r.test.correct);
+    for (const auto& r : results) correct.push_back(100 * r.test.accuracy);
     const Summary all = summarise(correct);
     std::printf("\ntest samples classified rightly: %.2f +- %.2f %% (mean +- standard deviation, %d seeds)\n",
                 all.mean, all.deviation, options.seeds);

@@ -97,8 +97,8 @@ int train(int argc, char** argv) {
   o.resumes = resume->count() > 0;
 
   const std::string text = read_text(o.text);
-  const Coder coder = o.tokens == "characters" ? Coder(text) : Coder();
-  const Split split(coder, text, o.split, o.context);
+  const Coder coder = o.tokens == "characters" ? Coder(text, text_name(o.text)) : Coder();
+  const Split split(coder, text, text_name(o.text), o.split, o.context);
   const auto train = split.train(), held_out = split.held_out();
   const double bytes_per_token =
       static_cast<double>(coder.decode({held_out.begin(), held_out.end()}).size()) /

@@ -105,6 +105,9 @@ numbers() {
     expect 105 train --learning-rate "$number"
     says err "--learning-rate: is $number, expected a number above 0"
   done
+  printf 'caf\xe9 %s' $(seq 500) >words.txt
+  expect 1 train_lm --text words.txt --tokens characters
+  says err "train_lm: words.txt: byte 3 is 233, expected UTF-8"
   expect 105 train --data $'caf\xe9.csv'
   says err "is not in UTF-8"
 }
