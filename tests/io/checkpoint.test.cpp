@@ -354,6 +354,87 @@ TEST_CASE("the model of a checkpoint can be had alone", "[io][checkpoint]") {
              ContainsSubstring("has no tensor \"model.blocks.2."));
 }
 
+TEST_CASE("a checkpoint with a flipped bit, or cut short, is refused or says the same", "[io][checkpoint]") {
+  const TemporaryFolder folder;
+  const auto small_net = [](std::uint64_t seed) {
+    return DeltaResNet<float>({.inputs = 2, .outputs = 1, .width = 2, .value_channels = 2, .depth = 1}, seed);
+  };
+  ToyRun<float> run(small_net(3));
+  ToyData<float> data;
+  train(run, data, 3);
+  save_checkpoint(folder / "run", run, data, {{"depth", 1}});
+  const std::string good = read_file(folder / "run");
+  const ToyRun<float> before(small_net(4));
+  const auto untouched = ToyData<float>().state();
+  ToyRun<float> restored = before;
+  ToyData<float> position;
+  const auto restore = [&](const std::string& bytes) {
+    restored = before;
+    position = {};
+    return error_of([&] {
+      const Checkpoint checkpoint(SafetensorsFile(FileContents("bad", as_bytes(bytes))));
+      checkpoint.restore(restored, position);
+      REQUIRE(checkpoint.settings() == nlohmann::json({{"depth", 1}}));
+    });
+  };
+  REQUIRE(restore(good) == "no error");
+  REQUIRE(same(restored, run));
+  std::size_t harmless = 0;
+  for (std::size_t at = 0; at < good.size(); ++at) {
+    std::string bad = good;
+    bad[at] = static_cast<char>(bad[at] ^ (1 << at % 7));
+    CAPTURE(at, good.substr(at < 20 ? 0 : at - 20, 40));
+    const bool refused = restore(bad) != "no error";
+    harmless += !refused;
+    REQUIRE(same(restored, refused ? before : run));
+    REQUIRE(position.state() == (refused ? untouched : data.state()));
+  }
+  CHECK(harmless < 8);  // blanks that fill the header
+  for (std::size_t size = 0; size < good.size(); ++size) {
+    CAPTURE(size);
+    REQUIRE(restore(good.substr(0, size)) != "no error");
+    REQUIRE(same(restored, before));
+  }
+}
+
+TEST_CASE("a hostile checkpoint changes nothing", "[io][checkpoint]") {
+  const TemporaryFolder folder;
+  ToyRun<double> run(toy_net<double>()), other = run;
+  ToyData<double> data;
+  save_checkpoint(folder / "run", run, data);
+  const Checkpoint checkpoint(folder / "run");
+  ++other.step;
+  const ToyRun<double> before = other;
+  const auto with = [&](const std::string& key, const std::string& value, bool checksums = true) {
+    SafetensorsWriter writer;
+    writer.checksums = checksums;
+    writer.metadata = checkpoint.file().metadata();
+    writer.metadata[key] = value;
+    for_each_parameter(
+        [&](const ParameterPath& place, const auto& p) { writer.add(place.str(), p, place.is_vector()); },
+        run);
+    const std::string message = error_of(
+        [&] { Checkpoint(SafetensorsFile(FileContents("bad", writer.bytes()))).restore(other, data); });
+    CHECK(same(other, message == "no error" ? run : before));
+    other = before;
+    return message;
+  };
+  CHECK(with("nothing", "else") == "no error");
+  CHECK_THAT(with("nothing", "else", false), ContainsSubstring("has no checksums, expected those"));
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  for (const std::string key : {"run", "data", "settings"}) {
+    CHECK_THAT(with(key, deep), ContainsSubstring("metadata " + key + " is nested deeper than 128 levels"));
+    CHECK_THAT(with(key, R"({"a":1,"a":1})"),
+               ContainsSubstring("metadata " + key + " has the key \"a\" twice"));
+    CHECK_THAT(with(key, R"([1)"), ContainsSubstring("metadata " + key + " is not JSON: it ends too early"));
+  }
+  for (const std::string numbers : {"[]", "7", "null", "{}", R"({"step":1})", R"({"step":1,"optimizer":[]})"})
+    CHECK_THAT(with("run", numbers), ContainsSubstring("bad: metadata run: "));
+  CHECK_THAT(with("data", "[0,0,0,0]"), ContainsSubstring("ddl::Random: the state is zero"));
+  for (const std::string position : {"[1,2,3,1.5]", "[1,2,3,18446744073709551616]", "[1,2,3,\"4\"]", "{}"})
+    CHECK_THAT(with("data", position), ContainsSubstring("bad: metadata data: "));
+}
+
 TEST_CASE("a checkpoint of another shape, scalar, version or kind of data changes nothing",
           "[io][checkpoint]") {
   const TemporaryFolder folder;

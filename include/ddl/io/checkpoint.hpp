@@ -123,10 +123,13 @@ void save_checkpoint(const std::string& path, const Run& run, const Data& data,
 /// An open checkpoint; restore() loads it.
 class Checkpoint {
  public:
-  /// @throws FileError if the file is no checkpoint, or one of another version.
-  explicit Checkpoint(const std::string& path) : file_(path) {
+  /// @throws FileError if the file is no checkpoint, one of another version, or damaged.
+  explicit Checkpoint(const std::string& path) : Checkpoint(SafetensorsFile(path)) {}
+  explicit Checkpoint(SafetensorsFile file) : file_(std::move(file)) {
     expect("format", detail::checkpoint_format);
     expect("version", std::to_string(detail::checkpoint_version));
+    if (!file_.has_checksums())
+      throw FileError(file_.file(), "has no checksums, expected those of a checkpoint");
     numbers_ = json("run");
     data_ = json("data");
     settings_ = json("settings");

@@ -37,7 +37,7 @@ namespace detail {
   throw FileError(file, std::string(what) + ": " + std::generic_category().message(error));
 }
 
-/// The path that a name stands for, and the name of a path.
+/// The path that a name stands for, and the name of a path, with / between folders on Windows, too.
 /// @throws FileError if no file can have this name.
 inline system::Path path_of(const std::string& name) {
   try {
@@ -47,7 +47,7 @@ inline system::Path path_of(const std::string& name) {
   }
 }
 inline std::string name_of(const system::Path& path) {
-  const std::u8string name = path.u8string();
+  const std::u8string name = path.generic_u8string();
   return {name.begin(), name.end()};
 }
 

@@ -597,6 +597,26 @@ class SafetensorsFile {
   bool has_checksums_ = false;
 };
 
+namespace detail {
+
+/// An entry of the metadata. @throws FileError
+inline const std::string& metadata_entry(const SafetensorsFile& file, const std::string& key) {
+  const auto entry = file.metadata().find(key);
+  if (entry == file.metadata().end()) throw FileError(file.file(), "the metadata have no " + key);
+  return entry->second;
+}
+/// The JSON in it. @throws FileError
+inline nlohmann::json parse_metadata(const SafetensorsFile& file, const std::string& key) {
+  const std::string& text = metadata_entry(file, key);
+  try {
+    return parse_json(text);
+  } catch (const std::invalid_argument& error) {
+    throw FileError(file.file(), "metadata " + key + " " + error.what());
+  }
+}
+
+}  // namespace detail
+
 /// Collects tensors and writes them as the reference does: by dtype, the widest first, then by name, the
 /// metadata first and the header padded to 8 bytes, so that data are aligned. The same tensors always give
 /// the same bytes; without checksums they are the reference's. Errors of the caller throw std::invalid_argument.
