@@ -64,6 +64,7 @@ std::string reshaped(const std::string& name, const TensorShape& shape) {
 template <class T>
 std::string with_number(const std::string& name, std::size_t at, T value) {
   return verdict(changed([&](Stores& tensors, Metadata&) {
+    REQUIRE(tensors.at(name).bytes.size() >= (at + 1) * sizeof(T));
     detail::store_little(value, tensors.at(name).bytes.data() + at * sizeof(T));
   }));
 }
@@ -119,7 +120,7 @@ TEST_CASE("every number of a reference file counts", "[examples][reference]") {
           "fails");
     CHECK(with_number(name, 0, std::nan("")) == "fails");
   }
-  for (std::size_t i = 0; i < 13; ++i) CHECK(with_number("greedy", i, 28 - i % 2) != "passes");
+  for (std::size_t i = 0; i < 13; ++i) CHECK(with_number("greedy", i, static_cast<int>(28 - i % 2)) != "passes");
 }
 
 TEST_CASE("tokens and settings out of range are told of the file", "[examples][reference]") {
