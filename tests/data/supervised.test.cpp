@@ -93,10 +93,16 @@ TEST_CASE("batches go on where their state was taken", "[data][supervised]") {
     CHECK(one.inputs() == other.inputs());
   }
   SupervisedBatches<double> another_seed(data.view(), {.batch_size = 8, .seed = 10});
-  CHECK_THROWS_WITH(
-      another_seed.restore(one.state()),
-      "ddl::SupervisedBatches::restore: the state is one of other data, batch size, seed or order, "
-      "expected one of these");
+  CHECK_THROWS_WITH(another_seed.restore(one.state()),
+                    "ddl::SupervisedBatches::restore: seed is 10, expected 9");
+  auto other_data = data;
+  other_data.inputs(1, 49) += 1e-9;
+  SupervisedBatches<double> of_other_data(other_data.view(), settings);
+  CHECK_THROWS_WITH(of_other_data.restore(one.state()),
+                    Catch::Matchers::StartsWith("ddl::SupervisedBatches::restore: the data's hash is "));
+  other_data = data;
+  ++other_data.labels[3];
+  CHECK(content_hash(other_data.view()) != content_hash(data.view()));
   CHECK_THROWS_AS(one.restore(std::vector<std::uint64_t>{1, 2}), std::invalid_argument);
   auto beyond = one.state();
   beyond[1] = 7;

@@ -27,7 +27,7 @@ class LanguageBatches {
  public:
   /// `text` must outlive this. @throws std::invalid_argument if a size is below 1 or the text is too short.
   LanguageBatches(std::span<const int> text, const LanguageBatchSettings& settings)
-      : text_(text), settings_(settings), random_(settings.seed) {
+      : text_(text), settings_(settings), random_(settings.seed), content_(xxh64(std::as_bytes(text))) {
     check_positive("ddl::LanguageBatches", "sequences", settings.sequences);
     detail::check_window("ddl::LanguageBatches", text, settings.length);
   }
@@ -45,19 +45,19 @@ class LanguageBatches {
     return static_cast<double>(correct_predictions(logits, windows_.targets));
   }
 
-  /// The random stream, and what of the data and settings it belongs to.
+  /// The random stream, the settings, and the text by its content.
   std::vector<std::uint64_t> state() const {
     std::vector<std::uint64_t> words(random_.state().begin(), random_.state().end());
-    words.push_back(text_.size());
     words.push_back(static_cast<std::uint64_t>(settings_.sequences));
     words.push_back(static_cast<std::uint64_t>(settings_.length));
+    words.push_back(content_);
     return words;
   }
-  /// @throws std::invalid_argument if the state is of a text of another length, or of batches of another size.
+  /// @throws std::invalid_argument if the state is of another text or of batches of another size, naming them.
   void restore(std::span<const std::uint64_t> words) {
     const auto own = state();
-    if (words.size() != own.size() || !std::equal(words.begin() + 4, words.end(), own.begin() + 4))
-      fail("ddl::LanguageBatches::restore", "the state", "one of another text or batch size", "one of these");
+    check_state("ddl::LanguageBatches::restore", words, own,
+                {"", "", "", "", "sequences", "length", "the text's hash"});
     Random::State stream{};
     std::copy_n(words.begin(), 4, stream.begin());
     random_ = Random(stream);
@@ -67,6 +67,7 @@ class LanguageBatches {
   std::span<const int> text_;
   LanguageBatchSettings settings_;
   Random random_;
+  std::uint64_t content_;
   TokenWindows windows_;
 };
 

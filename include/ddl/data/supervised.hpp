@@ -21,7 +21,7 @@ class SupervisedBatches {
  public:
   /// `data` must outlive this. @throws std::invalid_argument if there is nothing to learn, or as Batches does.
   SupervisedBatches(const DatasetView<Scalar>& data, const BatchSettings& settings)
-      : data_(data), order_(data.size(), settings) {
+      : data_(data), order_(data.size(), settings), content_(content_hash(data)) {
     if (data.labels.empty() && data.targets.rows() == 0)
       fail("ddl::SupervisedBatches", "the data", "without labels and targets", "one of them");
   }
@@ -43,7 +43,7 @@ class SupervisedBatches {
 
   const Batches& order() const noexcept { return order_; }
 
-  /// The position and what the order follows from.
+  /// The position, and what the order follows from: settings, and the data by their content.
   std::vector<std::uint64_t> state() const {
     const BatchPosition& position = order_.position();
     return {position.epoch,
@@ -52,20 +52,22 @@ class SupervisedBatches {
             static_cast<std::uint64_t>(order_.samples()),
             static_cast<std::uint64_t>(order_.settings().batch_size),
             static_cast<std::uint64_t>(order_.settings().shuffle),
-            static_cast<std::uint64_t>(order_.settings().keep_short)};
+            static_cast<std::uint64_t>(order_.settings().keep_short),
+            content_};
   }
-  /// @throws std::invalid_argument if the state is of another number of samples, or of an order with other settings.
+  /// @throws std::invalid_argument if the state is of other data, or of an order with other settings, naming them.
   void restore(std::span<const std::uint64_t> words) {
+    constexpr const char* where = "ddl::SupervisedBatches::restore";
     const auto own = state();
-    if (words.size() != own.size() || !std::equal(words.begin() + 2, words.end(), own.begin() + 2))
-      fail("ddl::SupervisedBatches::restore", "the state", "one of other data, batch size, seed or order",
-           "one of these");
+    check_state(where, words, own,
+                {"", "", "seed", "samples", "batch_size", "shuffle", "keep_short", "the data's hash"});
     order_.seek({words[0], static_cast<Index>(words[1])});
   }
 
  private:
   DatasetView<Scalar> data_;
   Batches order_;
+  std::uint64_t content_;
   Batch<Scalar> batch_;
   std::optional<DatasetView<Scalar>> view_;  ///< of batch_; a view cannot be assigned
 };

@@ -77,16 +77,29 @@ inline int open_to_read(const Path& path) noexcept {
 inline int create(const Path& path, std::filesystem::perms permissions) noexcept {
   return ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, static_cast<mode_t>(permissions));
 }
+/// Moves a file that is open for long away from 0 to 2. A program that was started without its standard streams would
+/// print into it.
+inline int above_standard_streams(int file) noexcept {
+  if (file < 0 || file > 2) return file;
+  const int moved = ::fcntl(file, F_DUPFD_CLOEXEC, 3);
+  ::close(file);
+  return moved;
+}
 /// errno is EWOULDBLOCK if somebody else has it.
 inline int open_alone(const Path& path) noexcept {
-  const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
+  const int file =
+      above_standard_streams(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666));
   if (file < 0 || ::flock(file, LOCK_EX | LOCK_NB) == 0) return file;
   const int error = errno;
   ::close(file);
   errno = error;
   return -1;
 }
-inline std::FILE* open_to_append(const Path& path) noexcept { return std::fopen(path.c_str(), "ae"); }
+inline std::FILE* open_to_append(const Path& path) noexcept {
+  const int file =
+      above_standard_streams(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+  return file < 0 ? nullptr : ::fdopen(file, "a");
+}
 
 inline std::int64_t read(int file, void* to, std::size_t count) noexcept { return ::read(file, to, count); }
 inline std::int64_t write(int file, const void* from, std::size_t count) noexcept {
