@@ -37,8 +37,8 @@ TEST_CASE("classes are learned from a data set, and evaluated on another", "[dat
   double correct = 0;
   fit(run, batches, {.steps = 60}, [&](const auto& seen) { correct = seen.report.accuracy; });
   const auto after = evaluate(run.model, test);
-  CHECK(after.correct > 0.9);
-  CHECK(after.correct > before.correct);
+  CHECK(after.accuracy > 0.9);
+  CHECK(after.accuracy > before.accuracy);
   CHECK(after.loss < before.loss);
   CHECK(correct > 0.8);
 }
@@ -57,7 +57,7 @@ TEST_CASE("evaluation by parts is the loss over all samples", "[data][supervised
   CHECK(passes == 3);
   CHECK(std::abs(result.loss - softmax_cross_entropy(logits, data.labels, slope)) <=
         identity_tolerance<double>);
-  CHECK(std::abs(result.correct - double(correct_predictions(logits, data.labels)) / 600) <=
+  CHECK(std::abs(result.accuracy - double(correct_predictions(logits, data.labels)) / 600) <=
         identity_tolerance<double>);
 
   data.labels.clear();
@@ -65,7 +65,7 @@ TEST_CASE("evaluation by parts is the loss over all samples", "[data][supervised
   const double expected =
       mean_squared_error(numbers.forward(data.inputs, number_cache), data.targets, number_slope);
   CHECK(std::abs(regression.loss - expected) <= 10 * identity_tolerance<double>);
-  CHECK(std::isnan(regression.correct));
+  CHECK(std::isnan(regression.accuracy));
 }
 
 TEST_CASE("targets are learned where there are no labels", "[data][supervised]") {
@@ -124,5 +124,5 @@ TEST_CASE("ignored samples count neither for nor against, wherever they stand", 
   const auto counted = data.view().range(300, 300);
   const auto all = evaluate(net, data.view()), some = evaluate(net, counted);
   CHECK(std::abs(all.loss - some.loss) <= identity_tolerance<double>);
-  CHECK(std::abs(all.correct - some.correct) <= identity_tolerance<double>);
+  CHECK(std::abs(all.accuracy - some.accuracy) <= identity_tolerance<double>);
 }

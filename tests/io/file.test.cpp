@@ -145,6 +145,23 @@ TEST_CASE("whoever has the old file mapped keeps it", "[io][file]") {
   CHECK(as_text(mapped.bytes()) == "the old file");
 }
 
+#if DDL_TEST_POSIX && !DDL_TEST_SANITIZED
+TEST_CASE("a file that memory does not hold is named, with its size", "[io][file]") {
+  const TemporaryFolder folder;
+  const std::string path = folder / "large";
+  write_file(path, "");
+  std::filesystem::resize_file(path, std::uintmax_t{1} << 31);  // a hole
+  const int status = in_another_process([&] {
+    const rlimit limit{rlim_t{1} << 30, rlim_t{1} << 30};
+    ::setrlimit(RLIMIT_AS, &limit);
+    const std::string message = error_of([&] { FileContents{path}; });
+    if (message != path + ": is 2147483648 bytes long, for which there is no memory; Access::map takes none")
+      throw std::runtime_error(message);
+  });
+  CHECK(status == 0);
+}
+#endif
+
 TEST_CASE("names are UTF-8", "[io][file]") {
   const TemporaryFolder folder;
   const std::string name = folder /

@@ -87,7 +87,7 @@ struct LayerAudit {
   /// direction of 0 have none, nor has the first layer.
   Distribution cosine;
   /// Of the d x (N m) matrix of all that was written, beta k r^T side by side over the samples (r is v in the
-  /// write-only control); NaN if the sum of its squares overflows.
+  /// write-only control); NaN if the sum of its squares overflows, or no sample was finite.
   double effective_rank = 0, stable_rank = 0;
 
   double share(Index count) const {
@@ -202,7 +202,8 @@ class GateAudit {
     std::vector<LayerAudit> result = layers_;
     for (std::size_t l = 0; l < result.size(); ++l) {
       result[l].effective_rank = result[l].stable_rank = std::numeric_limits<double>::quiet_NaN();
-      if (!all_finite(written_[l])) continue;
+      const bool none_finite = result[l].samples == 0 && result[l].not_finite > 0;
+      if (none_finite || !all_finite(written_[l])) continue;
       const Vector<double> values = written_values(written_[l]);
       result[l].effective_rank = effective_rank(values);
       result[l].stable_rank = stable_rank(values);

@@ -73,8 +73,8 @@ class SupervisedBatches {
 };
 
 struct Evaluation {
-  double loss = 0;     ///< mean over the samples, ignored ones left out
-  double correct = 0;  ///< share of the same; NaN without labels
+  double loss = 0;      ///< mean over the samples, ignored ones left out
+  double accuracy = 0;  ///< share of the same samples predicted correctly; NaN without labels
 };
 
 namespace detail {
@@ -103,16 +103,16 @@ Evaluation evaluate(const Model& model, const DatasetView<Scalar>& data, const E
       result.loss += samples * mean_squared_error(prediction, part.targets, slope, executor);
     } else {
       result.loss += samples * softmax_cross_entropy(prediction, part.labels, slope, executor);
-      result.correct += static_cast<double>(correct_predictions(prediction, part.labels));
+      result.accuracy += static_cast<double>(correct_predictions(prediction, part.labels));
     }
     counted += samples;
     see(cache);
   }
   if (counted > 0) {
     result.loss /= counted;
-    result.correct /= counted;
+    result.accuracy /= counted;
   }
-  if (data.labels.empty()) result.correct = std::numeric_limits<double>::quiet_NaN();
+  if (data.labels.empty()) result.accuracy = std::numeric_limits<double>::quiet_NaN();
   return result;
 }
 

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <new>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -127,7 +128,10 @@ class FileContents {
     size_ = static_cast<std::size_t>(size);
     if (access == Access::map) memory_ = detail::system::map(file.number(), size_);
     if (memory_) return;
-    const std::shared_ptr<std::byte[]> memory(new std::byte[size_]);
+    const std::shared_ptr<std::byte[]> memory(new (std::nothrow) std::byte[size_]);
+    if (!memory)
+      throw FileError(name_, "is " + std::to_string(size) +
+                                 " bytes long, for which there is no memory; Access::map takes none");
     detail::read_exactly(file, {memory.get(), size_}, name_);
     memory_ = memory;
   }

@@ -338,7 +338,11 @@ inline void check_tensors(const SafetensorsFile& file, const DeltaTransformerSet
 template <class Scalar>
 DeltaTransformer<Scalar> read_transformer(const SafetensorsFile& file) {
   const DeltaTransformerSettings settings = transformer_settings(file);
-  const std::string prefix = file.contains("param.transformer.wte.weight") ? "param." : "";
+  const auto names = file.names();
+  const std::string prefix =
+      std::any_of(names.begin(), names.end(), [](auto& name) { return name.starts_with("param."); })
+          ? "param."
+          : "";
   detail::check_tensors(file, settings, prefix);
   try {
     DeltaTransformer<Scalar> model(settings);
