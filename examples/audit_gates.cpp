@@ -4,6 +4,8 @@
 /// directions of successive layers stand to each other, and how many dimensions were written to; and the spectrum of the
 /// frozen shortcut.
 #include <algorithm>
+#include <stdexcept>
+#include <variant>
 
 #include <ddl/analysis/gate_audit.hpp>
 
@@ -25,6 +27,10 @@ void print_layers(const std::vector<ddl::LayerAudit>& layers) {
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto& a = layers[l];
     const auto percent = [&](ddl::Regime regime) { return 100 * a.share(a.regimes[std::size_t(regime)]); };
+    if (a.samples == 0) {
+      std::printf("%5zu   of %ld samples, none is finite\n", l + 1, long(a.not_finite));
+      continue;
+    }
     std::printf("%5zu   %10.3f %6.2f %6.2f %6.2f %8.0f %% %8.0f %% %8.0f %%   %11.3f %7.3f  %5.0f %%", l + 1,
                 a.beta.mean, a.beta.quantile(0.05), a.beta.quantile(0.5), a.beta.quantile(0.95),
                 percent(ddl::Regime::identity), percent(ddl::Regime::projection),
@@ -56,7 +62,8 @@ void print_shortcuts(const std::vector<ddl::ShortcutSpectrum>& shortcuts) {
 
 nlohmann::json json_of(const ddl::LayerAudit& a) {
   const auto moments = [](const ddl::Distribution& d) {
-    return nlohmann::json{{"count", d.count}, {"mean", d.mean}, {"deviation", d.deviation()}};
+    const auto of = [&](double figure) { return d.count > 0 ? nlohmann::json(figure) : nlohmann::json(); };
+    return nlohmann::json{{"count", d.count}, {"mean", of(d.mean)}, {"deviation", of(d.deviation())}};
   };
   nlohmann::json beta = moments(a.beta), cosine = moments(a.cosine);
   beta["histogram_0_to_2"] = a.beta.counts;
@@ -95,7 +102,7 @@ void write_results(const std::string& output, const ddl::GateAudit& audit) {
     for (const auto& value : shortcut.spectrum.eigenvalues)
       spectrum.add(shortcut.sample, "eigen", ++index, value.real(), value.imag());
   }
-  classification::write_json(output + ".json", document);
+  training::write_json(output + ".json", document);
   gates.save(output + "-gates.csv");
   discrepancy.save(output + "-discrepancy.csv");
   spectrum.save(output + "-spectrum.csv");
@@ -117,69 +124,101 @@ ddl::GateAuditSettings spread(Index count, Index samples) {
   return settings;
 }
 
-ddl::GateAudit audit_classifier(const ddl::Checkpoint& checkpoint, const Options& o) {
+/// Throws unless the data that a net was trained on are still the same: else nobody could tell what it has not seen.
+void check_same_data(const std::string& hash, const nlohmann::json& settings, const char* setting,
+                     const std::string& data) {
+  const auto trained = training::setting<std::string>(settings, setting);
+  if (hash != trained)
+    throw std::runtime_error((data.empty() ? "the embedded data have" : data + ": has") +
+                             " changed since the net was trained: its hash is " + hash + ", expected " +
+                             trained + "; --data audits on other data");
+}
+
+ddl::GateAudit audit_classifier(const ddl::Checkpoint& checkpoint, const Net& net, const Options& o) {
   const auto& settings = checkpoint.settings();
-  Net net(classification::net_settings(settings));
-  checkpoint.restore_model(net);
-  const Problem problem =
-      classification::load(o.data.empty() ? settings.at("data").get<std::string>() : o.data,
-                           settings.at("label").get<std::string>(), settings.at("train").get<Index>());
+  const auto trained_on = training::setting<std::string>(settings, "data");
+  Problem problem = classification::load(
+      o.data.empty() ? trained_on : o.data, training::setting<std::string>(settings, "label"),
+      training::setting<Index>(settings, "train"), classification::scale_of(settings));
+  if (o.data.empty())
+    check_same_data(training::hash_text(content_hash(problem.train.view())), settings, "data_hash",
+                    trained_on);
+  classification::number_classes(problem.test,
+                                 training::setting<std::vector<std::string>>(settings, "class_names"));
   ddl::GateAudit audit(net, spread(o.shortcuts, problem.test.size()));
   const ddl::ThreadPool pool(o.threads);
   const auto result = evaluate(net, problem.test.view(), pool, ddl::Memory::training,
                                [&](const auto& cache) { audit.add(cache, pool); });
   std::printf("%s, %s residual, on %ld test samples of %s: %.2f %% correct\n\n", o.model.c_str(),
-              settings.at("residual").get<std::string>().c_str(), long(audit.samples()), problem.name.c_str(),
-              100 * result.correct);
+              training::setting<std::string>(settings, "residual").c_str(), long(audit.samples()),
+              problem.name.c_str(), 100 * result.accuracy);
   return audit;
 }
 
 /// A sample is a token; layers alternate attention and SwiGLU.
-ddl::GateAudit audit_transformer(const ddl::Checkpoint& checkpoint, const Options& o) {
+ddl::GateAudit audit_transformer(const ddl::Checkpoint& checkpoint, const language::Model& model,
+                                 const Options& o) {
   const auto& settings = checkpoint.settings();
   const auto coder = language::coder_of(settings);
-  language::Model model(language::model_settings(settings));
-  checkpoint.restore_model(model);
   const Index context = model.settings.context;
-  const language::Split split(
-      coder, language::read_text(o.data.empty() ? settings.at("text").get<std::string>() : o.data),
-      settings.at("split").get<double>(), context);
+  const auto trained_on = training::setting<std::string>(settings, "text");
+  const std::string source = o.data.empty() ? trained_on : o.data;
+  const auto text = language::read_text(source);
+  if (o.data.empty()) check_same_data(language::text_hash(text), settings, "text_hash", trained_on);
+  const language::Split split(coder, text, language::text_name(source),
+                              training::setting<double>(settings, "split"), context);
   const Index most = static_cast<Index>(split.held_out().size() - 1) / context;
   ddl::GateAudit audit(model, spread(o.shortcuts, std::min(o.windows, most) * context));
   const ddl::ThreadPool pool(o.threads);
   const double loss = text_loss(model, split.held_out(), context, o.windows, pool, ddl::Memory::training,
                                 [&](const auto& cache) { audit.add(cache, pool); });
   std::printf("%s, %s, on %ld tokens: loss %.4f\n\n", o.model.c_str(),
-              settings.at("variant").get<std::string>().c_str(), long(audit.samples()), loss);
+              training::setting<std::string>(settings, "variant").c_str(), long(audit.samples()), loss);
   return audit;
+}
+
+template <class Model>
+Model restored(Model model, const ddl::Checkpoint& checkpoint) {
+  checkpoint.restore_model(model);
+  return model;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  Options o;
-  CLI::App app("Audits the gates of a net that train_classifier or train_lm has trained.");
-  app.option_defaults()->always_capture_default();
-  app.add_option("MODEL", o.model, "a checkpoint, or a folder of checkpoints")->required();
-  app.add_option(
-      "--data,DATA", o.data,
-      "as train_classifier's --data, or train_lm's --text; without it, what the net was trained on");
-  app.add_option("--shortcuts", o.shortcuts, "samples whose end-to-end spectrum is taken")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--windows", o.windows, "at most so many sequences of a text's end")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--threads", o.threads, "threads")->check(CLI::PositiveNumber);
-  app.add_option("--output", o.output, "write OUTPUT.json, and tables and plots that begin with OUTPUT");
-  CLI11_PARSE(app, argc, argv);
+int main(int argc, char** argv) {
+  return program::run("audit_gates", [&] {
+    Options o;
+    CLI::App app("Audits the gates of a net that train_classifier or train_lm has trained.");
+    app.option_defaults()->always_capture_default();
+    app.add_option("MODEL", o.model, "a checkpoint, or a folder of checkpoints")->required();
+    app.add_option(
+        "--data,DATA", o.data,
+        "as train_classifier's --data, or train_lm's --text; without it, what the net was trained on");
+    options::add(app, "--shortcuts", o.shortcuts, options::size_or_0,
+                 "samples whose end-to-end spectrum is taken");
+    options::add(app, "--windows", o.windows, options::size, "at most so many sequences of a text's end");
+    options::add(app, "--threads", o.threads, options::threads, "threads");
+    app.add_option("--output", o.output, "write OUTPUT.json, and tables and plots that begin with OUTPUT");
+    CLI11_PARSE(app, argc, argv);
+    if (!o.output.empty()) training::check_writable(o.output + ".json");
 
-  if (const auto found = ddl::checkpoints_in(o.model); !found.empty()) o.model = found.back();
-  const ddl::Checkpoint checkpoint(o.model);
-  const bool is_transformer = checkpoint.settings().contains("variant");
-  const auto audit = is_transformer ? audit_transformer(checkpoint, o) : audit_classifier(checkpoint, o);
-  print_layers(audit.layers());
-  print_shortcuts(audit.shortcuts());
-  if (!o.output.empty()) write_results(o.output, audit);
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "audit_gates: %s\n", error.what());
-  return 1;
+    struct Loaded {
+      ddl::Checkpoint checkpoint;
+      std::variant<Net, language::Model> model;
+    };
+    const auto loaded = ddl::load_checkpoint(o.model, [](const ddl::Checkpoint& checkpoint) -> Loaded {
+      const auto& settings = checkpoint.settings();
+      if (settings.contains("variant"))
+        return {checkpoint, restored(language::Model(language::model_settings(settings)), checkpoint)};
+      return {checkpoint, restored(Net(classification::net_settings(settings)), checkpoint)};
+    });
+    o.model = loaded.checkpoint.file().file();
+    const auto* const net = std::get_if<Net>(&loaded.model);
+    const auto audit = net ? audit_classifier(loaded.checkpoint, *net, o)
+                           : audit_transformer(loaded.checkpoint, std::get<language::Model>(loaded.model), o);
+    print_layers(audit.layers());
+    print_shortcuts(audit.shortcuts());
+    if (!o.output.empty()) write_results(o.output, audit);
+    return 0;
+  });
 }

@@ -18,11 +18,14 @@
 #include <nlohmann/json.hpp>
 
 #include <ddl/core/thread_pool.hpp>
-#include <ddl/data/csv.hpp>
-#include <ddl/data/idx.hpp>
 #include <ddl/data/supervised.hpp>
 #include <ddl/ddl.hpp>
 #include <ddl/io/checkpoint.hpp>
+#include <ddl/io/csv.hpp>
+#include <ddl/io/idx.hpp>
+
+#include "options.hpp"
+#include "training.hpp"
 
 namespace classification {
 
@@ -35,7 +38,8 @@ using Data = ddl::Dataset<float>;
 struct Problem {
   std::string name;
   Data train, test;
-  Index image_side = 0;  ///< pixels, where samples are square images
+  Index image_side = 0;                                   ///< pixels, where samples are square images
+  std::optional<ddl::Standardisation<float>> scale = {};  ///< of the training samples, applied to both
 };
 
 /// Three spirals in the plane, wound into each other, with noise.
@@ -71,8 +75,10 @@ inline std::optional<Data> images_in(const std::string& folder, const std::strin
 }
 
 /// A folder with MNIST's files (if it holds one pair of images and labels, the first four fifths are to learn from), a
-/// CSV file (likewise; the last column is the class unless `label` names it), or the spirals if `path` is empty.
-inline Problem load(const std::string& path, const std::string& label, Index train_count) {
+/// CSV file (likewise; the last column is the class unless `label` names it), or the spirals if `path` is empty. All but
+/// images are standardised: by `scale` if it is given, else by the training samples.
+inline Problem load(const std::string& path, const std::string& label, Index train_count,
+                    const std::optional<ddl::Standardisation<float>>& scale = {}) {
   Problem problem;
   const auto divide = [&](Data all) {
     const Index count = train_count > 0 ? train_count : all.size() * 4 / 5;
@@ -84,9 +90,9 @@ inline Problem load(const std::string& path, const std::string& label, Index tra
     problem.test = copy(rest);
   };
   const auto standardise = [&] {
-    const ddl::Standardisation<float> scale(problem.train.inputs);
-    scale.apply(problem.train.inputs);
-    scale.apply(problem.test.inputs);
+    problem.scale = scale ? *scale : ddl::Standardisation<float>(problem.train.inputs);
+    problem.scale->apply(problem.train.inputs);
+    problem.scale->apply(problem.test.inputs);
   };
   if (path.empty()) {
     problem.name = "three spirals (embedded)";
@@ -123,6 +129,10 @@ inline Problem load(const std::string& path, const std::string& label, Index tra
     divide(ddl::read_csv<float>(path, {.label = column}).data);
     standardise();
   }
+  if (problem.test.inputs.rows() != problem.train.inputs.rows())
+    throw std::runtime_error(path + ": its test samples have " + std::to_string(problem.test.inputs.rows()) +
+                             " inputs, expected " + std::to_string(problem.train.inputs.rows()) +
+                             " as the training samples");
   return problem;
 }
 
@@ -172,25 +182,41 @@ struct Options {
 
   void add_to(CLI::App& app) {
     app.option_defaults()->always_capture_default();
-    app.add_option("--data", data, "a folder with MNIST's files, or a CSV file; without it, three spirals");
-    app.add_option("--label", label, "the CSV file's column of classes; without it, the last one");
-    app.add_option("--train", train_count,
-                   "samples to learn from where test data are not apart; 0: the first 4 of 5");
-    const auto size = [&](const char* name, Index& value, const char* what) {
-      app.add_option(name, value, what)->check(CLI::PositiveNumber);
-    };
-    size("--width", width, "width d of the state");
-    size("--value-channels", value_channels, "value channels m of the state");
-    size("--depth", depth, "number of blocks");
-    size("--hidden", hidden, "width of the sublayers' hidden layer");
-    size("--batch", batch, "samples a step");
-    size("--epochs", epochs, "times that every sample is seen");
-    size("--threads", threads, "threads");
-    app.add_option("--seeds", seeds, "number of seeds")->check(CLI::PositiveNumber);
-    app.add_option("--shift", shift, "images are moved by up to so many pixels")
-        ->check(CLI::NonNegativeNumber);
-    app.add_option("--learning-rate", learning_rate, "peak of the schedule")->check(CLI::PositiveNumber);
-    app.add_option("--weight-decay", weight_decay, "AdamW's")->check(CLI::NonNegativeNumber);
+    options::add_text(app, "--data", data,
+                      "a folder with MNIST's files, or a CSV file; without it, three spirals");
+    options::add_text(app, "--label", label, "the CSV file's column of classes; without it, the last one");
+    options::add(app, "--train", train_count, options::size_or_0,
+                 "samples to learn from where test data are not apart; 0: the first 4 of 5");
+    options::add(app, "--width", width, options::size, "width d of the state");
+    options::add(app, "--value-channels", value_channels, options::size, "value channels m of the state");
+    options::add(app, "--depth", depth, options::size, "number of blocks");
+    options::add(app, "--hidden", hidden, options::size, "width of the sublayers' hidden layer");
+    options::add(app, "--batch", batch, options::size, "samples a step");
+    options::add(app, "--epochs", epochs, options::size, "times that every sample is seen");
+    options::add(app, "--threads", threads, options::threads, "threads");
+    options::add(app, "--seeds", seeds, options::Range<int>{1}, "number of seeds");
+    options::add(app, "--shift", shift, options::size_or_0, "images are moved by up to so many pixels");
+    options::add(app, "--learning-rate", learning_rate, options::positive, "peak of the schedule");
+    options::add(app, "--weight-decay", weight_decay, options::non_negative, "AdamW's");
+  }
+
+  /// What weights, gradient, moments, and what a step keeps take in a net with these inputs, about.
+  double bytes(Index inputs) const {
+    const double d = double(width), state = d * double(value_channels), layers = double(depth),
+                 n = double(hidden);
+    const double weights = double(inputs) * state + layers * (2 * d * n + state + 4 * d + n);
+    return 4 * (4 * weights + double(batch) * layers * (state + 2 * n + 4 * d));
+  }
+  /// f(), where memory may run out for these options.
+  template <class F>
+  auto within_memory(Index inputs, const F& f) const {
+    static const std::vector<options::Size<Options>> sizes = {{"--width", &Options::width},
+                                                              {"--value-channels", &Options::value_channels},
+                                                              {"--depth", &Options::depth},
+                                                              {"--hidden", &Options::hidden},
+                                                              {"--batch", &Options::batch}};
+    return options::within_memory(
+        *this, sizes, [inputs](const Options& o) { return o.bytes(inputs); }, f);
   }
 
   nlohmann::json json() const {
@@ -219,22 +245,30 @@ inline ddl::Rewrite residual_named(const std::string& name) {
 }
 
 inline Net::Settings net_settings(const nlohmann::json& settings) {
-  Net::Settings net{.inputs = settings.at("inputs").get<Index>(),
-                    .outputs = settings.at("outputs").get<Index>(),
-                    .width = settings.at("width").get<Index>(),
-                    .value_channels = settings.at("value_channels").get<Index>(),
-                    .depth = settings.at("depth").get<Index>()};
-  net.block.sublayer.hidden = settings.at("hidden").get<Index>();
-  net.block.rewrite = residual_named(settings.at("residual").get<std::string>());
+  Net::Settings net{.inputs = training::setting<Index>(settings, "inputs"),
+                    .outputs = training::setting<Index>(settings, "outputs"),
+                    .width = training::setting<Index>(settings, "width"),
+                    .value_channels = training::setting<Index>(settings, "value_channels"),
+                    .depth = training::setting<Index>(settings, "depth")};
+  net.block.sublayer.hidden = training::setting<Index>(settings, "hidden");
+  net.block.rewrite = residual_named(training::setting<std::string>(settings, "residual"));
   return net;
 }
 
-/// What a checkpoint needs to know: the options, the sizes of the problem, the residual. The additive control has no
-/// gates and values; its hidden layers are widened until it has as many parameters.
+/// What a checkpoint needs to know: the options, the residual, and of the problem its sizes, content, classes and
+/// standardisation. The additive control has no gates and values; its hidden layers are widened until it has as many
+/// parameters.
 inline nlohmann::json settings_of(const Options& options, const Problem& problem, ddl::Rewrite residual) {
   nlohmann::json settings = options.json();
   settings["inputs"] = problem.train.inputs.rows();
   settings["outputs"] = std::max(problem.train.class_count(), problem.test.class_count());
+  settings["data_hash"] = training::hash_text(content_hash(problem.train.view()));
+  settings["class_names"] = problem.train.class_names;
+  if (problem.scale) {
+    const auto list = [](const auto& x) { return std::vector<float>(x.begin(), x.end()); };
+    settings["mean"] = list(problem.scale->mean);
+    settings["deviation"] = list(problem.scale->deviation);
+  }
   settings["residual"] = name_of(ddl::Rewrite::delta);
   if (residual == ddl::Rewrite::additive) {
     const Index wanted = parameter_count(Net(net_settings(settings)));
@@ -244,6 +278,40 @@ inline nlohmann::json settings_of(const Options& options, const Problem& problem
   }
   settings["residual"] = name_of(residual);
   return settings;
+}
+
+/// The settings that a run that goes on may have otherwise: where the data are, and for how long it learns.
+inline const std::vector<std::string> may_differ = {"data", "label", "epochs"};
+
+/// The standardisation that a checkpoint's net was trained with, if any.
+inline std::optional<ddl::Standardisation<float>> scale_of(const nlohmann::json& settings) {
+  if (!settings.contains("mean")) return std::nullopt;
+  const auto vector = [&](const char* name) {
+    const auto values = training::setting<std::vector<float>>(settings, name);
+    return ddl::Vector<float>(Eigen::Map<const Eigen::VectorXf>(values.data(), Index(values.size())));
+  };
+  ddl::Standardisation<float> scale;
+  scale.mean = vector("mean");
+  scale.deviation = vector("deviation");
+  if (scale.mean.size() != scale.deviation.size())
+    throw std::runtime_error("the checkpoint has " + std::to_string(scale.mean.size()) + " means and " +
+                             std::to_string(scale.deviation.size()) + " deviations");
+  return scale;
+}
+
+/// Numbers the classes as a checkpoint's net does: by name. @throws std::runtime_error if it does not know a name.
+inline void number_classes(Data& data, const std::vector<std::string>& names) {
+  if (data.class_names == names || data.class_names.empty()) return;
+  std::vector<int> numbers;
+  for (const auto& name : data.class_names) {
+    const auto found = std::find(names.begin(), names.end(), name);
+    if (found == names.end())
+      throw std::runtime_error("the net was not trained on the class \"" + name + "\"");
+    numbers.push_back(int(found - names.begin()));
+  }
+  for (int& label : data.labels)
+    if (label != ddl::ignored_label) label = numbers[std::size_t(label)];
+  data.class_names = names;
 }
 
 struct Trainer {
@@ -277,10 +345,6 @@ inline Summary summarise(const std::vector<double>& values) {
   for (const double x : values) all.deviation += (x - all.mean) * (x - all.mean);
   all.deviation = values.size() > 1 ? std::sqrt(all.deviation / static_cast<double>(values.size() - 1)) : 0;
   return all;
-}
-
-inline void write_json(const std::string& path, const nlohmann::json& document) {
-  ddl::replace_file(path, document.dump(2) + "\n");
 }
 
 }  // namespace classification

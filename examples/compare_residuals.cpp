@@ -49,9 +49,10 @@ Run train(Trainer& trainer, const Problem& problem, const ddl::ThreadPool& pool,
   Run result;
   ddl::ProgressBar bar({.title = title});
   const Index every = std::max(Index(1), trainer.fit.steps / 20);
-  const auto measure = [&](const auto& seen) {
-    if (seen.report.step % every == 0)
-      result.curve.emplace_back(seen.report.step, evaluate(seen.run.model, problem.test.view(), pool).loss);
+  const auto measure = [&](const auto& context) {
+    if (context.report.step % every == 0)
+      result.curve.emplace_back(context.report.step,
+                                evaluate(context.run.model, problem.test.view(), pool).loss);
   };
   result.seconds = fit_on(pool, trainer.run, trainer.batches, trainer.fit, bar, measure).last.seconds;
   result.test = evaluate(trainer.run.model, problem.test.view(), pool);
@@ -77,7 +78,7 @@ void print_table(const std::vector<Residual>& all, int seeds) {
       std::printf(" %-20s", text);
     }
   };
-  row("test correct (%)", "%.2f +- %.2f", [](const Run& r) { return 100 * r.test.correct; });
+  row("test correct (%)", "%.2f +- %.2f", [](const Run& r) { return 100 * r.test.accuracy; });
   row("test loss", "%.4f +- %.4f", [](const Run& r) { return r.test.loss; });
   row("training loss", "%.4f +- %.4f", [](const Run& r) { return r.train_loss; });
   row("time with 20 evaluations (s)", "%.1f +- %.1f", [](const Run& r) { return r.seconds; });
@@ -96,7 +97,7 @@ void print_table(const std::vector<Residual>& all, int seeds) {
   for (std::size_t i = 1; i < all.size(); ++i) {
     std::vector<double> differences;
     for (std::size_t s = 0; s < all[0].runs.size(); ++s)
-      differences.push_back(100 * (all[0].runs[s].test.correct - all[i].runs[s].test.correct));
+      differences.push_back(100 * (all[0].runs[s].test.accuracy - all[i].runs[s].test.accuracy));
     const Summary d = summarise(differences);
     const double error = d.deviation / std::sqrt(double(differences.size()));
     std::printf(
@@ -115,11 +116,11 @@ void write_results(const std::string& output, const Options& options, const std:
     for (std::size_t seed = 0; seed < residual.runs.size(); ++seed) {
       const Run& run = residual.runs[seed];
       runs.push_back({{"seed", seed},
-                      {"test_correct", run.test.correct},
+                      {"test_accuracy", run.test.accuracy},
                       {"test_loss", run.test.loss},
                       {"train_loss", run.train_loss},
                       {"seconds", run.seconds}});
-      metrics.add(name_of(residual.kind), seed, 100 * run.test.correct);
+      metrics.add(name_of(residual.kind), seed, 100 * run.test.accuracy);
       for (const auto& [step, loss] : run.curve) curves.add(name_of(residual.kind), seed, step, loss);
     }
     document["residuals"].push_back({{"residual", name_of(residual.kind)},
@@ -128,7 +129,7 @@ void write_results(const std::string& output, const Options& options, const std:
                                      {"bytes_per_step", residual.bytes},
                                      {"runs", runs}});
   }
-  write_json(output + ".json", document);
+  training::write_json(output + ".json", document);
   metrics.save(output + "-correct.csv");
   curves.save(output + "-loss.csv");
   std::printf("\nresults: %s.json\n", output.c_str());
@@ -139,40 +140,42 @@ void write_results(const std::string& output, const Options& options, const std:
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  Options options;
-  options.seeds = 5;
-  std::string output;
-  CLI::App app("Compares the Delta rewrite with its write-only and additive controls.");
-  options.add_to(app);
-  app.add_option("--output", output, "write OUTPUT.json, and tables and plots that begin with OUTPUT");
-  CLI11_PARSE(app, argc, argv);
+int main(int argc, char** argv) {
+  return program::run("compare_residuals", [&] {
+    Options options;
+    options.seeds = 5;
+    std::string output;
+    CLI::App app("Compares the Delta rewrite with its write-only and additive controls.");
+    options.add_to(app);
+    app.add_option("--output", output, "write OUTPUT.json, and tables and plots that begin with OUTPUT");
+    CLI11_PARSE(app, argc, argv);
+    if (!output.empty()) training::check_writable(output + ".json");
 
-  const Problem problem = load(options.data, options.label, options.train_count);
-  const ddl::ThreadPool pool(options.threads);
-  std::printf("%s: %ld samples to learn from, %ld to test on; %ld epochs, %d seeds of each residual\n",
-              problem.name.c_str(), long(problem.train.size()), long(problem.test.size()),
-              long(options.epochs), options.seeds);
-  std::vector<Residual> all;
-  for (const auto kind : residuals) all.push_back({.kind = kind});
-  for (int seed = 0; seed < options.seeds; ++seed)
-    for (auto& residual : all) {
-      Trainer trainer(options, problem, residual.kind, seed);
-      const Net& net = trainer.run.model;
-      residual.parameters = parameter_count(net);
-      residual.flops = flops_of_step(net, options.batch);
-      residual.bytes =
-          double(net.bytes_per_sample_and_layer(ddl::Memory::training) * net.depth() * options.batch) +
-          16 * double(residual.parameters);
-      const std::string title = "seed " + std::to_string(seed) + " " + name_of(residual.kind);
-      residual.runs.push_back(train(trainer, problem, pool, title + " "));
-      std::printf("%-20s correct %.2f %%, %.1f s\n", title.c_str(), 100 * residual.runs.back().test.correct,
-                  residual.runs.back().seconds);
-      std::fflush(stdout);
-    }
-  print_table(all, options.seeds);
-  if (!output.empty()) write_results(output, options, all);
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "compare_residuals: %s\n", error.what());
-  return 1;
+    const Problem problem = load(options.data, options.label, options.train_count);
+    const ddl::ThreadPool pool(options.threads);
+    std::printf("%s: %ld samples to learn from, %ld to test on; %ld epochs, %d seeds of each residual\n",
+                problem.name.c_str(), long(problem.train.size()), long(problem.test.size()),
+                long(options.epochs), options.seeds);
+    std::vector<Residual> all;
+    for (const auto kind : residuals) all.push_back({.kind = kind});
+    for (int seed = 0; seed < options.seeds; ++seed)
+      for (auto& residual : all)
+        options.within_memory(problem.train.inputs.rows(), [&] {
+          Trainer trainer(options, problem, residual.kind, seed);
+          const Net& net = trainer.run.model;
+          residual.parameters = parameter_count(net);
+          residual.flops = flops_of_step(net, options.batch);
+          residual.bytes =
+              double(net.bytes_per_sample_and_layer(ddl::Memory::training) * net.depth() * options.batch) +
+              16 * double(residual.parameters);
+          const std::string title = "seed " + std::to_string(seed) + " " + name_of(residual.kind);
+          residual.runs.push_back(train(trainer, problem, pool, title + " "));
+          std::printf("%-20s correct %.2f %%, %.1f s\n", title.c_str(),
+                      100 * residual.runs.back().test.accuracy, residual.runs.back().seconds);
+          std::fflush(stdout);
+        });
+    print_table(all, options.seeds);
+    if (!output.empty()) write_results(output, options, all);
+    return 0;
+  });
 }

@@ -13,11 +13,14 @@
 
 #include <nlohmann/json.hpp>
 
-#include <ddl/core/file.hpp>
 #include <ddl/core/thread_pool.hpp>
 #include <ddl/data/language.hpp>
 #include <ddl/io/checkpoint.hpp>
+#include <ddl/io/file.hpp>
+#include <ddl/io/text.hpp>
 #include <ddl/model/sampling.hpp>
+
+#include "training.hpp"
 
 namespace language {
 
@@ -29,13 +32,15 @@ class Coder {
  public:
   /// By bytes.
   Coder() = default;
-  /// By the characters of this text.
-  explicit Coder(const std::string& characters) : vocabulary_(characters) {}
+  /// By the characters of this text, which errors name.
+  explicit Coder(const std::string& characters, const std::string& name)
+      : vocabulary_(std::in_place, characters, name) {}
 
   Index size() const { return vocabulary_ ? vocabulary_->size() : 256; }
   std::string characters() const { return vocabulary_ ? vocabulary_->characters() : ""; }
-  std::vector<int> encode(const std::string& text) const {
-    return vocabulary_ ? vocabulary_->encode(text) : ddl::byte_tokens(text);
+  /// @throws ddl::FileError, with the text's name, if a character is not one of these.
+  std::vector<int> encode(const std::string& text, const std::string& name) const {
+    return vocabulary_ ? vocabulary_->encode(text, name) : ddl::byte_tokens(text);
   }
   std::string decode(const std::vector<int>& tokens) const {
     return vocabulary_ ? vocabulary_->decode(tokens) : ddl::text_of_bytes(tokens);
@@ -47,9 +52,12 @@ class Coder {
 
 /// That of a checkpoint of train_lm.
 inline Coder coder_of(const nlohmann::json& settings) {
-  const auto characters = settings.at("characters").get<std::string>();
-  return characters.empty() ? Coder() : Coder(characters);
+  const auto characters = training::setting<std::string>(settings, "characters");
+  return characters.empty() ? Coder() : Coder(characters, "the checkpoint's characters");
 }
+
+/// What errors call the text of read_text(path).
+inline std::string text_name(const std::string& path) { return path.empty() ? "the embedded text" : path; }
 
 /// The file, or without one this project's own README, documents and headers.
 inline std::string read_text(const std::string& path) {
@@ -70,7 +78,7 @@ inline const std::vector<std::string> variants = {"additive", "vdim1",          
 
 /// A model by the name of its variant and its sizes.
 inline ddl::DeltaTransformerSettings model_settings(const nlohmann::json& settings) {
-  const std::string name = settings.at("variant").get<std::string>();
+  const std::string name = training::setting<std::string>(settings, "variant");
   ddl::DeltaTransformerSettings model;
   for (const auto variant : ddl::all_variants)
     if (name == name_of(variant)) model = settings_of(variant);
@@ -79,12 +87,17 @@ inline ddl::DeltaTransformerSettings model_settings(const nlohmann::json& settin
     model = settings_of(ddl::Variant::cc_ec);
     model.rewrite = ddl::Rewrite::write_only;
   }
-  model.vocabulary = settings.at("vocabulary").get<Index>();
-  model.context = settings.at("context").get<Index>();
-  model.layers = settings.at("layers").get<Index>();
-  model.width = settings.at("width").get<Index>();
-  model.attention.heads = settings.at("heads").get<Index>();
+  model.vocabulary = training::setting<Index>(settings, "vocabulary");
+  model.context = training::setting<Index>(settings, "context");
+  model.layers = training::setting<Index>(settings, "layers");
+  model.width = training::setting<Index>(settings, "width");
+  model.attention.heads = training::setting<Index>(settings, "heads");
   return model;
+}
+
+/// A hash of a text, for settings.
+inline std::string text_hash(const std::string& text) {
+  return training::hash_text(ddl::xxh64(std::as_bytes(std::span(text.data(), text.size()))));
 }
 
 /// A text's tokens: its beginning to learn from, its end to validate on.
@@ -92,9 +105,10 @@ struct Split {
   std::vector<int> tokens;
   std::size_t train_size;
 
-  /// @throws std::invalid_argument if a model cannot be validated on what is left.
-  Split(const Coder& coder, const std::string& text, double held_out_share, Index context)
-      : tokens(coder.encode(text)),
+  /// @throws std::invalid_argument if a model cannot be validated on what is left, and as Coder::encode does.
+  Split(const Coder& coder, const std::string& text, const std::string& name, double held_out_share,
+        Index context)
+      : tokens(coder.encode(text, name)),
         train_size(static_cast<std::size_t>(static_cast<double>(tokens.size()) * (1 - held_out_share))) {
     if (held_out().size() <= static_cast<std::size_t>(context))
       throw std::invalid_argument("the text's end has " + std::to_string(held_out().size()) +
@@ -109,7 +123,7 @@ struct Split {
 inline std::string continue_text(const Model& model, const Coder& coder, const std::string& prompt,
                                  Index count, const ddl::SamplingSettings& settings, std::uint64_t seed,
                                  const ddl::ThreadPool& pool) {
-  std::vector<int> tokens = coder.encode(prompt);
+  std::vector<int> tokens = coder.encode(prompt, "the prompt");
   if (tokens.empty()) throw std::invalid_argument("the prompt is empty, expected at least one token");
   ddl::Sampler sampler(settings);
   ddl::Random random(seed);

@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <future>
 #include <string>
 #include <vector>
@@ -19,6 +18,9 @@
 #include <nlohmann/json.hpp>
 
 #include <ddl/ddl.hpp>
+
+#include "options.hpp"
+#include "training.hpp"
 
 namespace {
 
@@ -144,7 +146,7 @@ Trained train(const Options& options, ddl::Rewrite rewrite, const Data& data, st
   const ddl::WarmupCosine schedule(
       {.peak = options.learning_rate, .warmup = options.steps / 20, .steps = options.steps});
   ddl::Random random(seed + 1000);
-  Batch x(6, options.batch), target(4, options.batch), slope(4, options.batch);
+  Batch x(6, options.batch), target(4, options.batch), grad(4, options.batch);
 
   const auto start = Clock::now();
   double smooth = 0;
@@ -154,9 +156,9 @@ Trained train(const Options& options, ddl::Rewrite rewrite, const Data& data, st
       x.col(n) = data.inputs.col(sample);
       target.col(n) = data.targets.col(sample);
     }
-    const double loss = ddl::mean_squared_error(net.forward(x, cache), target, slope);
+    const double loss = ddl::mean_squared_error(net.forward(x, cache), target, grad);
     ddl::set_zero(gradient);
-    net.backward(x, slope, cache, gradient);
+    net.backward(x, grad, cache, gradient);
     ddl::clip_global_norm(gradient, 1.0);
     optimizer.settings.learning_rate = schedule(step);
     optimizer.step(net, gradient);
@@ -337,56 +339,54 @@ void write_json(const Options& options, const std::array<std::vector<Result>, 2>
                                   {"seconds", r.seconds},
                                   {"gates", gates}});
     }
-  std::ofstream file(options.json);
-  file << document.dump(2) << "\n";
-  if (!file) throw std::runtime_error("cannot write " + options.json);
+  training::write_json(options.json, document);
 }
 
 }  // namespace
 
-int main(int argc, char** argv) try {
-  Options options;
-  CLI::App app("Learns the motion of a double pendulum with a DeltaResNet and with the additive control.");
-  app.option_defaults()->always_capture_default();
-  app.add_option("--width", options.width, "width d of the state")->check(CLI::PositiveNumber);
-  app.add_option("--value-channels", options.value_channels, "value channels m of the state")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--depth", options.depth, "number of blocks")->check(CLI::PositiveNumber);
-  app.add_option("--hidden", options.hidden, "width of the sublayers' hidden layer")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--batch", options.batch, "samples a step")->check(CLI::PositiveNumber);
-  app.add_option("--steps", options.steps, "training steps")->check(CLI::PositiveNumber);
-  app.add_option("--learning-rate", options.learning_rate, "peak of the schedule")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--seeds", options.seeds, "number of seeds")->check(CLI::PositiveNumber);
-  app.add_option("--horizon", options.horizon, "steps of a roll-out")->check(CLI::PositiveNumber);
-  app.add_option("--json", options.json, "write the results to this file");
-  CLI11_PARSE(app, argc, argv);
+int main(int argc, char** argv) {
+  return program::run("learn_dynamics", [&] {
+    Options options;
+    CLI::App app("Learns the motion of a double pendulum with a DeltaResNet and with the additive control.");
+    app.option_defaults()->always_capture_default();
+    options::add(app, "--width", options.width, options::size, "width d of the state");
+    options::add(app, "--value-channels", options.value_channels, options::size,
+                 "value channels m of the state");
+    options::add(app, "--depth", options.depth, options::size, "number of blocks");
+    options::add(app, "--hidden", options.hidden, options::size, "width of the sublayers' hidden layer");
+    options::add(app, "--batch", options.batch, options::size, "samples a step");
+    options::add(app, "--steps", options.steps, options::size, "training steps");
+    options::add(app, "--learning-rate", options.learning_rate, options::positive, "peak of the schedule");
+    options::add(app, "--seeds", options.seeds, options::Range<int>{1}, "number of seeds");
+    options::add(app, "--horizon", options.horizon, options::size, "steps of a roll-out");
+    app.add_option("--json", options.json, "write the results to this file");
+    CLI11_PARSE(app, argc, argv);
+    if (!options.json.empty()) training::check_writable(options.json);
 
-  const Data train_data = simulate(300, 100, 1), test_data = simulate(40, 100, 2);
-  std::printf(
-      "Double pendulum: %ld pairs of states %g s apart to learn from, %ld to test on.\n"
-      "A DeltaResNet edits its state, X + beta k (v - X^T k)^T; the control adds to it, X + F(X).\n"
-      "width %ld, value channels %ld, depth %ld, %ld steps of %ld samples; both nets train side by side.\n\n",
-      static_cast<long>(train_data.inputs.cols()), time_step, static_cast<long>(test_data.inputs.cols()),
-      static_cast<long>(options.width), static_cast<long>(options.value_channels),
-      static_cast<long>(options.depth), static_cast<long>(options.steps), static_cast<long>(options.batch));
+    const Data train_data = simulate(300, 100, 1), test_data = simulate(40, 100, 2);
+    std::printf(
+        "Double pendulum: %ld pairs of states %g s apart to learn from, %ld to test on.\n"
+        "A DeltaResNet edits its state, X + beta k (v - X^T k)^T; the control adds to it, X + F(X).\n"
+        "width %ld, value channels %ld, depth %ld, %ld steps of %ld samples; both nets train side by "
+        "side.\n\n",
+        static_cast<long>(train_data.inputs.cols()), time_step, static_cast<long>(test_data.inputs.cols()),
+        static_cast<long>(options.width), static_cast<long>(options.value_channels),
+        static_cast<long>(options.depth), static_cast<long>(options.steps), static_cast<long>(options.batch));
 
-  std::array<std::vector<Result>, 2> results;
-  for (int seed = 0; seed < options.seeds; ++seed) {
-    std::array<Progress, 2> progress;
-    Runs runs;
-    for (std::size_t kind = 0; kind < 2; ++kind)
-      runs[kind] = std::async(std::launch::async, [&, kind] {
-        return train(options, rewrites[kind], train_data, static_cast<std::uint64_t>(seed), progress[kind]);
-      });
-    show_progress(options, seed, runs, progress);
-    for (std::size_t kind = 0; kind < 2; ++kind)
-      results[kind].push_back(evaluate(options, runs[kind].get(), train_data, test_data));
-  }
-  print_report(options, results);
-  if (!options.json.empty()) write_json(options, results);
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "learn_dynamics: %s\n", error.what());
-  return 1;
+    std::array<std::vector<Result>, 2> results;
+    for (int seed = 0; seed < options.seeds; ++seed) {
+      std::array<Progress, 2> progress;
+      Runs runs;
+      for (std::size_t kind = 0; kind < 2; ++kind)
+        runs[kind] = std::async(std::launch::async, [&, kind] {
+          return train(options, rewrites[kind], train_data, static_cast<std::uint64_t>(seed), progress[kind]);
+        });
+      show_progress(options, seed, runs, progress);
+      for (std::size_t kind = 0; kind < 2; ++kind)
+        results[kind].push_back(evaluate(options, runs[kind].get(), train_data, test_data));
+    }
+    print_report(options, results);
+    if (!options.json.empty()) write_json(options, results);
+    return 0;
+  });
 }

@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <string>
 
-#include <ddl/core/file.hpp>
+#include <ddl/io/file.hpp>
 
 namespace plots {
 

@@ -12,53 +12,74 @@
 #include <ddl/train/schedule.hpp>
 
 #include "language.hpp"
+#include "options.hpp"
 
 namespace {
 
 using namespace language;
 
 struct Options {
-  std::string text, tokens = "bytes", variant = "cc_ec", json, checkpoint, memory = "training";
+  std::string text, tokens = "bytes", variant = "cc_ec", json, checkpoint, resume, memory = "training";
   Index layers = 4, width = 128, heads = 4, context = 128, batch = 8, steps = 1000, validate = 100,
         windows = 64;
   Index threads = static_cast<Index>(std::max(1u, std::thread::hardware_concurrency()));
   Index checkpoint_every = 200, keep = 2, sample = 300;
   double learning_rate = 2e-3, weight_decay = 0.1, split = 0.1;
   std::uint64_t seed = 0;
-  bool resume = false;
+  bool resumes = false;
+
+  /// What weights, gradient, moments, and what a step keeps take, about; of the variants with 4 value channels.
+  double bytes() const {
+    const double d = double(width), blocks = 2 * double(layers),
+                 tokens_a_step = double(batch) * double(context);
+    return 4 * (4 * (blocks * 6 * d * d + 2 * 256 * d) + tokens_a_step * (blocks * 16 * d + 256) +
+                double(layers) * double(heads) * tokens_a_step * double(context));
+  }
 };
 
-void add_options(CLI::App& app, Options& o) {
+CLI::Option* add_options(CLI::App& app, Options& o) {
+  using options::add;
   app.option_defaults()->always_capture_default();
-  app.add_option("--text", o.text, "a text file; without it, this project's documents and headers");
+  options::add_text(app, "--text", o.text, "a text file; without it, this project's documents and headers");
   app.add_option("--tokens", o.tokens, "what a token is")->check(CLI::IsMember({"bytes", "characters"}));
   app.add_option("--variant", o.variant, "the model")->check(CLI::IsMember(variants));
   app.add_option("--memory", o.memory, "what a training step keeps")
       ->check(CLI::IsMember({"training", "recompute", "rewind", "rewind_recompute"}));
-  const auto size = [&](const char* name, Index& value, const char* what) {
-    app.add_option(name, value, what)->check(CLI::PositiveNumber);
-  };
-  size("--layers", o.layers, "layers: attention and SwiGLU");
-  size("--width", o.width, "width d of the state");
-  size("--heads", o.heads, "heads of the attention");
-  size("--context", o.context, "tokens in a sequence");
-  size("--batch", o.batch, "sequences a step");
-  size("--steps", o.steps, "training steps");
-  size("--validate", o.validate, "steps between validations");
-  size("--windows", o.windows, "at most so many sequences of the text's end in a validation");
-  size("--threads", o.threads, "threads");
-  size("--checkpoint-every", o.checkpoint_every, "steps");
-  size("--keep", o.keep, "checkpoints kept");
-  app.add_option("--sample", o.sample, "tokens of a sample at the end")->check(CLI::NonNegativeNumber);
-  app.add_option("--learning-rate", o.learning_rate, "peak of the schedule")->check(CLI::PositiveNumber);
-  app.add_option("--weight-decay", o.weight_decay, "AdamW's")->check(CLI::NonNegativeNumber);
-  app.add_option("--split", o.split, "share of the text, its end, to validate on")
-      ->check(CLI::Range(0.001, 0.5));
-  app.add_option("--seed", o.seed, "of the weights and the batches");
-  app.add_option("--checkpoint", o.checkpoint, "a folder for checkpoints");
-  app.add_flag("--resume", o.resume, "go on from the newest checkpoint")->needs("--checkpoint");
+  add(app, "--layers", o.layers, options::size, "layers: attention and SwiGLU");
+  add(app, "--width", o.width, options::size, "width d of the state");
+  add(app, "--heads", o.heads, options::size, "heads of the attention");
+  add(app, "--context", o.context, options::size, "tokens in a sequence");
+  add(app, "--batch", o.batch, options::size, "sequences a step");
+  add(app, "--steps", o.steps, options::size, "training steps");
+  add(app, "--validate", o.validate, options::size, "steps between validations");
+  add(app, "--windows", o.windows, options::size,
+      "at most so many sequences of the text's end in a validation");
+  add(app, "--threads", o.threads, options::threads, "threads");
+  add(app, "--checkpoint-every", o.checkpoint_every, options::size, "steps");
+  add(app, "--keep", o.keep, options::size, "checkpoints kept");
+  add(app, "--sample", o.sample, options::size_or_0, "tokens of a sample at the end");
+  add(app, "--learning-rate", o.learning_rate, options::positive, "peak of the schedule");
+  add(app, "--weight-decay", o.weight_decay, options::non_negative, "AdamW's");
+  add(app, "--split", o.split, {0.001, 0.5}, "share of the text, its end, to validate on");
+  add(app, "--seed", o.seed, {}, "of the weights and the batches");
+  auto* const folder = app.add_option("--checkpoint", o.checkpoint, "a folder for checkpoints");
   app.add_option("--json", o.json,
                  "append a line of JSON for every 10 steps and every validation to this file");
+  return app.add_option("--resume", o.resume, "go on from the newest checkpoint, or from this one")
+      ->expected(0, 1)
+      ->needs(folder);
+}
+
+/// f(), where memory may run out for these options.
+template <class F>
+auto within_memory(const Options& o, const F& f) {
+  static const std::vector<options::Size<Options>> sizes = {{"--layers", &Options::layers},
+                                                            {"--width", &Options::width},
+                                                            {"--heads", &Options::heads},
+                                                            {"--context", &Options::context},
+                                                            {"--batch", &Options::batch}};
+  return options::within_memory(
+      o, sizes, [](const Options& given) { return given.bytes(); }, f);
 }
 
 ddl::Memory memory_of(const std::string& name) {
@@ -68,17 +89,16 @@ ddl::Memory memory_of(const std::string& name) {
                                       : ddl::Memory::training;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) try {
+int train(int argc, char** argv) {
   Options o;
   CLI::App app("Trains a DDL Transformer on a text.");
-  add_options(app, o);
+  const auto* const resume = add_options(app, o);
   CLI11_PARSE(app, argc, argv);
+  o.resumes = resume->count() > 0;
 
   const std::string text = read_text(o.text);
-  const Coder coder = o.tokens == "characters" ? Coder(text) : Coder();
-  const Split split(coder, text, o.split, o.context);
+  const Coder coder = o.tokens == "characters" ? Coder(text, text_name(o.text)) : Coder();
+  const Split split(coder, text, text_name(o.text), o.split, o.context);
   const auto train = split.train(), held_out = split.held_out();
   const double bytes_per_token =
       static_cast<double>(coder.decode({held_out.begin(), held_out.end()}).size()) /
@@ -86,6 +106,7 @@ int main(int argc, char** argv) try {
 
   const nlohmann::json settings = {{"variant", o.variant},
                                    {"text", o.text},
+                                   {"text_hash", text_hash(text)},
                                    {"split", o.split},
                                    {"vocabulary", coder.size()},
                                    {"context", o.context},
@@ -99,8 +120,18 @@ int main(int argc, char** argv) try {
                                    {"weight_decay", o.weight_decay},
                                    {"characters", coder.characters()}};
   const ddl::ThreadPool pool(o.threads);
-  ddl::TrainingRun<Model> run(Model(model_settings(settings), o.seed),
-                              {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = o.weight_decay});
+  std::optional<ddl::Checkpoints> checkpoints;
+  if (!o.checkpoint.empty())
+    checkpoints.emplace(o.checkpoint,
+                        ddl::CheckpointSettings{.every = o.checkpoint_every,
+                                                .keep = o.keep,
+                                                .resume = o.resumes,
+                                                .may_differ = {"text", "steps"}},
+                        settings);
+  auto run = within_memory(o, [&] {
+    return ddl::TrainingRun<Model>(Model(model_settings(settings), o.seed),
+                                   {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = o.weight_decay});
+  });
   ddl::LanguageBatches<float> batches(train, {.sequences = o.batch, .length = o.context, .seed = o.seed + 1});
   std::printf("%zu tokens to learn from, %zu to validate on, vocabulary %ld\n", train.size(), held_out.size(),
               long(coder.size()));
@@ -109,13 +140,10 @@ int main(int argc, char** argv) try {
       "threads\n\n",
       o.variant.c_str(), long(o.layers), long(o.width), long(o.heads), long(run.model.value_channels()),
       long(parameter_count(run.model)), long(o.steps), long(o.batch), long(o.context), long(o.threads));
-  if (const auto saved = ddl::checkpoints_in(o.checkpoint); o.resume && !saved.empty()) {
-    const ddl::Checkpoint newest(saved.back());
-    if (newest.settings() != settings)
-      throw ddl::FileError(saved.back(), "was trained with other settings, " + newest.settings().dump() +
-                                             ", expected " + settings.dump());
-    newest.restore(run, batches);
+  if (o.resumes && training::resume(*checkpoints, run, batches, o.resume)) {
     std::printf("goes on from step %ld\n", long(run.step));
+    const ddl::Checkpoint newest(ddl::checkpoints_in(o.checkpoint).back());
+    training::check_steps("--steps", o.steps, run.step, training::setting<Index>(newest.settings(), "steps"));
   }
 
   std::optional<ddl::JsonLines> lines;
@@ -123,17 +151,15 @@ int main(int argc, char** argv) try {
     lines.emplace(o.json, 10);
     lines->write({{"event", "begin"}, {"settings", settings}});
   }
-  std::optional<ddl::Checkpoints> checkpoints;
-  if (!o.checkpoint.empty()) checkpoints.emplace(o.checkpoint, o.checkpoint_every, o.keep, settings);
   ddl::ProgressBar bar({.unit = "tokens"});
-  const auto validate = [&](const auto& seen) {
-    const Index step = seen.report.step;
+  const auto validate = [&](const auto& context) {
+    const Index step = context.report.step;
     if (step % o.validate != 0 && step != o.steps) return;
-    const double loss = text_loss(seen.run.model, held_out, o.context, o.windows, pool);
+    const double loss = text_loss(context.run.model, held_out, o.context, o.windows, pool);
     const double bits = loss / std::log(2.0) / bytes_per_token;
     std::printf(
         "%sstep %5ld  training loss %.4f  validation loss %.4f  perplexity %.3f  bits per byte %.4f\n",
-        ddl::is_terminal(stderr) ? "\n" : "", long(step), seen.report.loss, loss, std::exp(loss), bits);
+        ddl::is_terminal(stderr) ? "\n" : "", long(step), context.report.loss, loss, std::exp(loss), bits);
     std::fflush(stdout);
     if (lines)
       lines->write({{"event", "validation"},
@@ -147,10 +173,16 @@ int main(int argc, char** argv) try {
                                     .warmup = std::min(o.steps, o.steps / 20 + 1),
                                     .steps = o.steps});
   const Index begun = run.step;
-  const auto result =
-      fit_on(pool, run, batches,
-             {.steps = o.steps, .learning_rate = schedule, .max_norm = 1, .memory = memory_of(o.memory)}, bar,
-             validate, checkpoints, lines);
+  const program::StopOnSignal stop;
+  const ddl::FitSettings fit{
+      .steps = o.steps, .learning_rate = schedule, .max_norm = 1, .memory = memory_of(o.memory)};
+  const auto result = within_memory(
+      o, [&] { return fit_on(pool, run, batches, fit, bar, checkpoints, lines, validate, stop); });
+  if (stop.caught()) {
+    std::fprintf(stderr, "stopped by a signal after step %ld%s\n", long(run.step),
+                 checkpoints ? ", which is saved; --resume goes on from it" : "");
+    return 1;
+  }
   const double seconds = result.last.seconds;
   std::printf("\n%.1f s, %.0f tokens/s with validation\n", seconds,
               static_cast<double>((run.step - begun) * o.batch * o.context) / std::max(seconds, 1e-9));
@@ -162,7 +194,11 @@ int main(int argc, char** argv) try {
         continue_text(run.model, coder, prompt, o.sample, {.temperature = 0.8, .top_p = 0.95}, o.seed, pool)
             .c_str());
   }
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "train_lm: %s\n", error.what());
-  return 1;
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return program::run("train_lm", [&] { return train(argc, argv); });
 }

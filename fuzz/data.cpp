@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
-/// @file  libFuzzer: the first byte picks a reader of ddl/data, which refuses the other bytes by a
+/// @file  libFuzzer: the first byte picks a reader of data in ddl/io, which refuses the other bytes by a
 /// std::runtime_error or reads them; what can be written again is read back alike.
 #include <cstdint>
 #include <cstdlib>
 #include <span>
 #include <stdexcept>
 
-#include "ddl/data/csv.hpp"
-#include "ddl/data/idx.hpp"
-#include "ddl/data/npy.hpp"
-#include "ddl/data/text.hpp"
+#include "ddl/io/csv.hpp"
+#include "ddl/io/idx.hpp"
+#include "ddl/io/npy.hpp"
+#include "ddl/io/text.hpp"
 
 namespace {
 
@@ -28,11 +28,10 @@ void use_npy(std::string_view bytes) {
 }
 
 void use_csv(std::string_view bytes, const CsvSettings& settings) {
-  const auto csv = parse_csv<float>(bytes, "fuzz", settings);
-  const auto view = csv.data.view();
+  const auto data = parse_csv<float>(bytes, "fuzz", settings);
+  const auto view = data.view();
   require(view.size() > 0 && all_finite(view.inputs) && all_finite(view.targets));
-  require(static_cast<Index>(csv.feature_names.size()) == view.inputs.rows());
-  require(csv.data.class_count() == static_cast<Index>(csv.data.class_names.size()));
+  require(data.class_count() == static_cast<Index>(data.class_names.size()));
 }
 
 void use_text(std::string_view bytes) {
@@ -58,7 +57,7 @@ void read(unsigned reader, std::string_view bytes) {
     case 5:
       return use_csv(bytes, {.label = "a", .targets = {"b"}, .ignored = {"c"}});
     case 6:
-      return use_csv(bytes, {.delimiter = ' ', .label = "a", .class_order = ClassOrder::first_seen});
+      return use_csv(bytes, {.label = "a", .class_names = {"x", "1"}});
     default:
       return use_text(bytes);
   }

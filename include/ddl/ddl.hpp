@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-/// @file  Everything that needs only Eigen and the standard library, but for the thread pool: who wants threads includes
-/// ddl/core/thread_pool.hpp.
+/// @file  Everything that needs only Eigen and the standard library, except two parts that cost compile time: threads
+/// (ddl/core/thread_pool.hpp) and ddl/analysis, which includes Eigen's decompositions.
 #pragma once
 
 #include "ddl/core/batch.hpp"
+#include "ddl/core/bytes.hpp"
 #include "ddl/core/check.hpp"
 #include "ddl/core/executor.hpp"
 #include "ddl/core/parameters.hpp"
@@ -11,6 +12,11 @@
 #include "ddl/core/random.hpp"
 #include "ddl/core/reduction.hpp"
 #include "ddl/core/scalar.hpp"
+#include "ddl/data/batches.hpp"
+#include "ddl/data/dataset.hpp"
+#include "ddl/data/language.hpp"
+#include "ddl/data/supervised.hpp"
+#include "ddl/data/token_windows.hpp"
 #include "ddl/model/delta_resnet.hpp"
 #include "ddl/model/delta_transformer.hpp"
 #include "ddl/model/generate.hpp"
@@ -25,22 +31,22 @@
 #include "ddl/nn/product.hpp"
 #include "ddl/nn/rope.hpp"
 #include "ddl/nn/swiglu.hpp"
+#include "ddl/nn/token_windows.hpp"
 #include "ddl/op/delta_operator.hpp"
 #include "ddl/op/delta_product.hpp"
-#include "ddl/op/direction.hpp"
 #include "ddl/op/delta_update.hpp"
+#include "ddl/op/direction.hpp"
 #include "ddl/op/streaming.hpp"
 #include "ddl/residual/block.hpp"
 #include "ddl/residual/channel_convolution_compressor.hpp"
 #include "ddl/residual/compressor.hpp"
-#include "ddl/residual/state_expansion.hpp"
 #include "ddl/residual/gate.hpp"
-#include "ddl/residual/variant_part.hpp"
 #include "ddl/residual/stack.hpp"
+#include "ddl/residual/state_expansion.hpp"
 #include "ddl/residual/tape_use.hpp"
 #include "ddl/residual/token_convolution_compressor.hpp"
-#include "ddl/nn/token_windows.hpp"
 #include "ddl/residual/value.hpp"
+#include "ddl/residual/variant_part.hpp"
 #include "ddl/train/fit.hpp"
 #include "ddl/train/gradient_check.hpp"
 #include "ddl/train/loss.hpp"

@@ -372,6 +372,16 @@ TEST_CASE("a sample without a finite map has no spectrum", "[analysis][gate_audi
   CHECK(audit.shortcuts()[0].sample == 1);
 }
 
+TEST_CASE("an audit without a finite sample has no ranks", "[analysis][gate_audit]") {
+  HandMade cache(1, 3, 1, 2);
+  cache.edits[0].beta.setConstant(not_a_number);
+  const auto layer = audit_of(cache);
+  CHECK(layer.samples == 0);
+  CHECK(layer.not_finite == 2);
+  CHECK(std::isnan(layer.effective_rank));
+  CHECK(std::isnan(layer.stable_rank));
+}
+
 TEST_CASE("a sum that overflows shows as a rank that is no number", "[analysis][gate_audit]") {
   HandMade cache(1, 3, 1, 2);
   cache.edits[0].correction.setConstant(1e154);  // its square is finite, twice that is not

@@ -88,6 +88,8 @@ TEST_CASE("a saved state continues the stream", "[core][random]") {
   for (int i = 0; i < 100; ++i) CHECK(random.normal() == resumed.normal());
   CHECK(random.state() == resumed.state());
   CHECK(Random(3).state() != Random(4).state());
+  CHECK_THROWS_WITH(Random(Random::State{}),
+                    "ddl::Random: the state is zero, expected a state that Random has had");
 }
 
 TEST_CASE("uniform numbers fill their interval evenly", "[core][random]") {

@@ -2,11 +2,13 @@
 #include "ddl/io/transformer_weights.hpp"
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <vector>
 
 #include "ddl/model/sampling.hpp"
 #include "ddl/train/loss.hpp"
 #include "ddl/train/optimizer.hpp"
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 #include "support/tolerance.hpp"
@@ -88,7 +90,7 @@ void rewrite(const std::string& path, const F& f) {
       const auto elements = file.read<double>(name);
       const auto& shape = file.tensor(name).shape;
       const auto rows = static_cast<Index>(shape.front());
-      tensors[name] = elements.reshaped<Eigen::RowMajor>(rows, elements.size() / rows);
+      tensors[name] = elements.reshaped(elements.size() / rows, rows).transpose();
     }
   }
   f(tensors, metadata);
@@ -259,7 +261,7 @@ TEST_CASE("what a file lacks or has too much is said", "[io][transformer][errors
   using Catch::Matchers::ContainsSubstring;
   CHECK(message([](auto&, auto&) {}) == "no error");
   CHECK_THAT(message([](auto& tensors, auto&) { tensors.erase("ln_f.weight"); }),
-             ContainsSubstring("does not fit the model\n  missing: tensor \"ln_f.weight\""));
+             ContainsSubstring("does not fit its own config\n  missing: tensor \"ln_f.weight\""));
   CHECK_THAT(message([](auto& tensors, auto&) { tensors["ln_g.weight"] = tensors["ln_f.weight"]; }),
              ContainsSubstring("unexpected: tensor \"ln_g.weight\""));
   CHECK_THAT(message([](auto& tensors, auto&) { tensors["ln_f.weight"] = Matrix<double>::Ones(5, 1); }),
@@ -281,9 +283,135 @@ TEST_CASE("what a file lacks or has too much is said", "[io][transformer][errors
              ContainsSubstring("ddl_v_sigmoid_scale is 0, expected a number"));
   CHECK_THAT(with("use_output_gate", true), ContainsSubstring("use_output_gate is true, expected false"));
   CHECK_THAT(with("ddl_rewrite", "over"), ContainsSubstring("ddl_rewrite is \"over\", expected delta"));
-  CHECK_THAT(with("num_attention_heads", 0), ContainsSubstring("heads is 0, expected at least 1"));
+  CHECK_THAT(with("num_attention_heads", 0),
+             ContainsSubstring("num_attention_heads is 0, expected an integer of 1 to 2147483647"));
   CHECK(with("dropout", 0.0) == "no error");
   CHECK(with("ddl_beta_init", 0.5) == "no error");
+}
+
+TEST_CASE("every number of a config has its range", "[io][transformer][errors]") {
+  const auto message = [](const json& config) {
+    try {
+      transformer_settings("tc_ec", config);
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  for (const std::string key :
+       {"vocab_size", "num_hidden_layers", "hidden_size", "block_size", "num_attention_heads", "head_dim",
+        "ddl_value_channels", "ddl_state_shortconv_kernel_size", "input_embed_shortconv_kernel_size"}) {
+    CHECK(message({{key, 5}}) == "no error");
+    for (const json& bad : {json(-5), json(1.5), json(1e30), json("5"), json(nullptr), json(json::array({5})),
+                            json(std::uint64_t{1} << 63), json(std::int64_t{1} << 31), json(true)}) {
+      CAPTURE(bad.dump());
+      CHECK_THAT(message({{key, bad}}),
+                 Catch::Matchers::ContainsSubstring(key + " is " + bad.dump() + ", expected an integer of "));
+    }
+  }
+}
+
+TEST_CASE("settings of another variant are ignored", "[io][transformer]") {
+  const json others = {
+      {"ddl_v_dim1_constant", true}, {"ddl_v_dim1_constant_value", 3}, {"ddl_beta_hidden_size", 0}};
+  for (const std::string variant : {"tc", "tc_ec", "cc", "cc_ec"}) {
+    CHECK(std::holds_alternative<LinearValueSettings>(transformer_settings(variant, others).value));
+    if (variant.starts_with("cc")) continue;
+    CHECK_NOTHROW(transformer_settings(variant, {{"ddl_state_dv_shortconv_causal", true}}));
+  }
+  CHECK_NOTHROW(transformer_settings("tc", {{"input_embed_shortconv_kernel_size", 3}}));
+  CHECK_THROWS_AS(transformer_settings("cc", {{"ddl_state_dv_shortconv_causal", true}}),
+                  std::invalid_argument);
+  const auto single = transformer_settings("vdim1", {{"ddl_v_constant", true},
+                                                     {"ddl_v_constant_value", 3},
+                                                     {"ddl_value_channels", 4},
+                                                     {"ddl_state_shortconv_kernel_size", 2},
+                                                     {"input_embed_shortconv_kernel_size", 2}});
+  CHECK(std::holds_alternative<LinearValueSettings>(single.value));
+  CHECK(single.value_channels == 1);
+  const auto constant =
+      transformer_settings("tc", {{"ddl_v_constant", true}, {"ddl_v_sigmoid_scale", -1}}).value;
+  CHECK(std::get<ConstantValueSettings>(constant).value == 2);
+}
+
+TEST_CASE("the tensors that settings ask for are those of the model", "[io][transformer]") {
+  const auto variant = GENERATE(from_range(all_variants));
+  const auto rewrite_rule = GENERATE(Rewrite::delta, Rewrite::write_only, Rewrite::additive);
+  const int kind = GENERATE(0, 1, 2);
+  CAPTURE(name_of(variant), name_of(rewrite_rule), kind);
+  auto settings = small_model(variant).settings;
+  settings.rewrite = rewrite_rule;
+  if (kind == 1) settings.gate = TanhGateSettings{.hidden = 5};
+  if (kind == 1) settings.attention.qk_norm = false;
+  if (kind == 2) settings.value = ConstantValueSettings{0.5};
+  const TemporaryFolder folder;
+  save_transformer(Model(settings, 1), folder / "model");
+  const SafetensorsFile file(folder / "model");
+  const auto read = transformer_settings(file);
+  std::set<std::string> expected, given;
+  for (const std::string& name : file.names()) expected.insert(name);
+  for (Index layer = -1; layer < read.layers; ++layer)
+    detail::for_each_tensor(read, layer, [&](const std::string& name, const TensorShape& shape) {
+      CAPTURE(name);
+      CHECK(given.insert(name).second);
+      REQUIRE(file.contains(name));
+      CHECK(detail::shape_fits(file.tensor(name).shape, shape));
+    });
+  CHECK(given == expected);
+}
+
+TEST_CASE("sizes in a config are compared with the tensors before any memory is taken",
+          "[io][transformer][errors]") {
+  const auto variant = GENERATE(from_range(all_variants));
+  const TemporaryFolder folder;
+  const std::string path = folder / "model";
+  auto settings = small_model(variant).settings;
+  settings.gate = TanhGateSettings{.hidden = 5};
+  for (const std::string key : {"vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads",
+                                "head_dim", "ddl_beta_hidden_size", "ddl_value_channels",
+                                "ddl_state_shortconv_kernel_size", "input_embed_shortconv_kernel_size"}) {
+    for (const Index size : {Index(1) << 20, (Index(1) << 31) - 1}) {
+      save_transformer(Model(settings, 1), path);
+      bool has = false;
+      rewrite(path, [&](auto&, auto& metadata) {
+        json config = json::parse(metadata.at("config"));
+        has = config.contains(key) || (key == "ddl_state_shortconv_kernel_size" &&
+                                       std::holds_alternative<ChannelConvolutionSettings>(settings.compressor));
+        config[key] = size;
+        metadata.at("config") = config.dump();
+      });
+      const SafetensorsFile file(path);
+      CAPTURE(name_of(variant), key, size);
+      std::string message;
+      const HeapUse use = heap_use_of([&] { message = error_of([&] { read_transformer<float>(file); }); });
+      if (!has) {
+        CHECK(message == "no error");
+        continue;
+      }
+      CHECK_THAT(message, Catch::Matchers::ContainsSubstring("does not fit its own config\n  mis"));
+      CHECK(message.size() < 10'000);
+      CHECK(use.peak < 1'000'000);
+    }
+  }
+}
+
+TEST_CASE("a config that is nested deeply, or has a key twice, is refused", "[io][transformer][errors]") {
+  const TemporaryFolder folder;
+  const std::string path = folder / "model";
+  const auto message = [&](const std::string& config) {
+    save_transformer(small_model(Variant::tc_ec), path);
+    rewrite(path, [&](auto&, auto& metadata) { metadata.at("config") = config; });
+    return error_of([&] { read_transformer<double>(SafetensorsFile(path)); });
+  };
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  using Catch::Matchers::ContainsSubstring;
+  CHECK_THAT(message(deep), ContainsSubstring("metadata config is nested deeper than 128 levels"));
+  CHECK_THAT(message(R"({"dropout":)" + deep + "}"),
+             ContainsSubstring("metadata config is nested deeper than 128 levels"));
+  CHECK_THAT(message(R"({"head_dim":1,"head_dim":2})"),
+             ContainsSubstring("metadata config has the key \"head_dim\" twice"));
+  CHECK_THAT(message(R"({"head_dim":})"),
+             ContainsSubstring("metadata config is not JSON: unexpected \"}\" at byte 12"));
 }
 
 TEST_CASE("a model that the authors' code cannot have is not written", "[io][transformer][errors]") {

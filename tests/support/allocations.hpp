@@ -15,6 +15,9 @@
 #define malloc_usable_size malloc_size
 #else
 #include <malloc.h>
+#ifdef _WIN32
+inline std::size_t malloc_usable_size(void* memory) { return memory ? ::_msize(memory) : 0; }
+#endif
 #endif
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)  // gcc

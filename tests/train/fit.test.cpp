@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/train/fit.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <limits>
 
@@ -26,10 +27,10 @@ Net trained_by_hand(Index steps, const WarmupCosine& schedule) {
   ToyData<double> data;
   for (Index step = 0; step < steps; ++step) {
     data.next();
-    Matrix<double> slope(1, 16);
-    mean_squared_error(net.forward(data.x, cache), data.y, slope);
+    Matrix<double> grad(1, 16);
+    mean_squared_error(net.forward(data.x, cache), data.y, grad);
     set_zero(gradient);
-    net.backward(data.x, slope, cache, gradient);
+    net.backward(data.x, grad, cache, gradient);
     clip_global_norm(gradient, 0.1);
     optimizer.settings.learning_rate = schedule(step);
     optimizer.step(net, gradient);
@@ -44,6 +45,13 @@ bool same(const Net& a, const Net& b) {
   return equal;
 }
 
+struct Watcher {
+  std::vector<Index> began = {}, ended = {};
+  void operator()(const auto&) {}
+  void begin(const auto& context) { began.push_back(context.run.step); }
+  void finish(const auto& context) { ended.push_back(context.run.step); }
+};
+
 }  // namespace
 
 TEST_CASE("fit makes the steps that one would write by hand", "[train][fit]") {
@@ -52,14 +60,14 @@ TEST_CASE("fit makes the steps that one would write by hand", "[train][fit]") {
   ToyData<double> data;
   std::vector<StepReport> reports;
   const auto result = fit(run, data, {.steps = 40, .learning_rate = schedule, .max_norm = 0.1},
-                          [&](const auto& seen) { reports.push_back(seen.report); });
+                          [&](const auto& context) { reports.push_back(context.report); });
   CHECK(same(run.model, trained_by_hand(40, schedule)));
-  CHECK(result.ending == Ending::finished);
+  CHECK(result.stop_reason == StopReason::finished);
   REQUIRE(reports.size() == 40);
   CHECK(reports[0].step == 1);
   CHECK(reports[0].samples == 16);
   CHECK(reports[0].learning_rate == schedule(0));
-  CHECK(std::isnan(reports[0].correct));
+  CHECK(std::isnan(reports[0].accuracy));
   CHECK(reports.back().loss < 0.7 * reports.front().loss);
   CHECK(result.last.loss == reports.back().loss);
 }
@@ -74,7 +82,7 @@ TEST_CASE("a run that goes on makes the steps that are left", "[train][fit]") {
   fit(run, data, settings);
   CHECK(run.step == 40);
   CHECK(same(run.model, trained_by_hand(40, schedule)));
-  CHECK(fit(run, data, settings).ending == Ending::finished);
+  CHECK(fit(run, data, settings).stop_reason == StopReason::finished);
   CHECK(run.step == 40);
 }
 
@@ -87,10 +95,10 @@ TEST_CASE("a loss that is not finite changes no parameter, whatever is done abou
   const auto policy = [](NonFinite kind) { return FitSettings{.steps = 3, .non_finite = kind}; };
   CHECK_THROWS_WITH(fit(run, data, policy(NonFinite::raise)), ContainsSubstring("at step 1 the loss is "));
   CHECK(run.step == 0);
-  CHECK(fit(run, data, policy(NonFinite::stop)).ending == Ending::not_finite);
+  CHECK(fit(run, data, policy(NonFinite::stop)).stop_reason == StopReason::not_finite);
   CHECK(run.step == 0);
   const auto skipped = fit(run, data, policy(NonFinite::skip));
-  CHECK(skipped.ending == Ending::finished);
+  CHECK(skipped.stop_reason == StopReason::not_finite);  // nothing was learned
   CHECK(skipped.skipped == 3);
   CHECK(run.step == 3);
   CHECK(same(run.model, toy_net<double>()));
@@ -104,19 +112,109 @@ TEST_CASE("a gradient that is not finite is seen without clipping as well", "[tr
   CHECK_THROWS_WITH(fit(run, data, {.steps = 1, .max_norm = 0}), ContainsSubstring("norm nan"));
 }
 
+TEST_CASE("a few batches whose loss is not finite are skipped, and the run is finished", "[train][fit]") {
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  const auto poison = [&](const auto& s) { data.poison = s.report.step == 2 ? std::nan("") : 0; };
+  const auto result = fit(run, data, {.steps = 5, .non_finite = NonFinite::skip}, poison);
+  CHECK(result.stop_reason == StopReason::finished);
+  CHECK(result.skipped == 1);
+  CHECK(run.optimizer.steps == 4);
+}
+
+TEST_CASE("parameters are looked at after the last update", "[train][fit]") {
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  const auto spoil = [](const auto& s) {
+    if (s.report.step == 3) s.run.model.head.weight(0, 0) = std::numeric_limits<double>::infinity();
+  };
+  CHECK_THROWS_WITH(fit(run, data, {.steps = 3}, spoil),
+                    "ddl::fit: after step 3 a parameter of the model is not finite");
+  for (const auto kind : {NonFinite::skip, NonFinite::stop}) {
+    TrainingRun<Net> other(toy_net<double>());
+    CHECK(fit(other, data, {.steps = 3, .non_finite = kind}, spoil).stop_reason == StopReason::not_finite);
+  }
+}
+
+TEST_CASE("a gradient whose square overflows counts as not finite, unless it is clipped", "[train][fit]") {
+  struct Large : ToyData<float> {
+    void next() {
+      ToyData<float>::next();
+      y *= 1e20f;
+    }
+  } data;
+  TrainingRun run(toy_net<float>());
+  CHECK_THROWS_WITH(fit(run, data, {.steps = 1, .max_norm = 0}), ContainsSubstring("does not overflow"));
+  CHECK(fit(run, data, {.steps = 1, .max_norm = 0, .non_finite = NonFinite::stop}).stop_reason ==
+        StopReason::not_finite);
+  CHECK(run.step == 0);
+  CHECK(fit(run, data, {.steps = 1}).last.gradient_norm > 1e19);
+  CHECK(run.step == 1);
+}
+
+TEST_CASE("a schedule whose rate is not finite or negative is refused before the step",
+          "[train][fit][errors]") {
+  const double bad =
+      GENERATE(std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(), -1e-3);
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  const auto before = data.state();
+  const auto schedule = [&](Index step) { return step < 2 ? 1e-3 : bad; };
+  CHECK_THROWS_WITH(
+      fit(run, data, {.steps = 5, .learning_rate = schedule}),
+      "ddl::fit: the learning rate of step 2 is " + number_text(bad) + ", expected a number of at least 0");
+  CHECK(run.step == 2);
+  CHECK(all_parameters_finite(run.model));
+  fit(run, data, {.steps = 3});  // the third batch was not drawn
+  ToyData<double> same_data;
+  for (int i = 0; i < 3; ++i) same_data.next();
+  CHECK(data.state() == same_data.state());
+}
+
+TEST_CASE("a run takes any optimizer", "[train][fit]") {
+  const SgdSettings settings{.learning_rate = 0.05, .momentum = 0.9};
+  TrainingRun<Net, Sgd<Net>> run(toy_net<double>(), settings);
+  ToyData<double> data;
+  const auto result = fit(run, data, {.steps = 30, .max_norm = 0});
+  CHECK(result.last.learning_rate == 0.05);
+  Net net = toy_net<double>();
+  Sgd sgd(net, settings);
+  ToyData<double> again;
+  auto cache = net.make_cache();
+  for (int step = 0; step < 30; ++step) {
+    again.next();
+    Matrix<double> grad(1, 16);
+    auto gradient = zeros_like(net);
+    mean_squared_error(net.forward(again.x, cache), again.y, grad);
+    net.backward(again.x, grad, cache, gradient);
+    sgd.step(net, gradient);
+  }
+  CHECK(same(run.model, net));
+}
+
+TEST_CASE("observers are told before the first step and after the last", "[train][fit][observers]") {
+  TrainingRun<Net> run(toy_net<double>());
+  ToyData<double> data;
+  std::optional<Watcher> watcher(std::in_place), absent;
+  fit(run, data, {.steps = 2}, watcher, absent);
+  fit(run, data, {.steps = 5}, watcher);
+  CHECK(watcher->began == std::vector<Index>{0, 2});
+  CHECK(watcher->ended == std::vector<Index>{2, 5});
+}
+
 TEST_CASE("an observer ends a run, and all of them see its last step", "[train][fit][observers]") {
   TrainingRun<Net> run(toy_net<double>());
   ToyData<double> data;
   Index seen = 0;
-  const auto stop_at_7 = [](const auto& s) { return s.report.step < 7 ? Flow::go_on : Flow::stop; };
+  const auto stop_at_7 = [](const auto& s) { return s.report.step < 7; };
   const auto count = [&](const auto&) { ++seen; };
-  CHECK(fit(run, data, {.steps = 100}, stop_at_7, count).ending == Ending::stopped);
+  CHECK(fit(run, data, {.steps = 100}, stop_at_7, count).stop_reason == StopReason::observer);
   CHECK(run.step == 7);
   CHECK(seen == 7);
   CHECK(fit(run, data, {.steps = 100}, TimeLimit{0}).last.step == 8);
 }
 
-TEST_CASE("validation stops when nothing gets better and brings the best model back",
+TEST_CASE("validation stops when nothing gets better and has the best model; the run keeps its last",
           "[train][fit][observers]") {
   TrainingRun<Net> run(toy_net<double>());
   ToyData<double> data;
@@ -126,12 +224,14 @@ TEST_CASE("validation stops when nothing gets better and brings the best model b
     models.push_back(model);
     return losses[models.size() - 1];
   });
-  CHECK(fit(run, data, {.steps = 100}, validation).ending == Ending::stopped);
+  CHECK(fit(run, data, {.steps = 100}, validation).stop_reason == StopReason::observer);
   CHECK(run.step == 10);
   CHECK(models.size() == 5);
   CHECK(validation.best() == 1);
   CHECK(validation.best_step() == 4);
-  CHECK(same(run.model, models[1]));
+  REQUIRE(validation.best_model());
+  CHECK(same(*validation.best_model(), models[1]));
+  CHECK(same(run.model, models[4]));
   CHECK_FALSE(same(models[1], models[4]));
   CHECK_THROWS_AS(Validation<Net>(0, 1, {}), std::invalid_argument);
   CHECK_THROWS_AS(Validation<Net>(1, 0, {}), std::invalid_argument);
@@ -142,8 +242,9 @@ TEST_CASE("gates are recorded by layer", "[train][fit][observers]") {
   ToyData<double> data;
   GateRecorder gates(5);
   double beta = 0;
-  fit(run, data, {.steps = 12}, gates,
-      [&](const auto& seen) { beta = seen.report.step == 10 ? seen.cache.edits[1].beta.mean() : beta; });
+  fit(run, data, {.steps = 12}, gates, [&](const auto& context) {
+    beta = context.report.step == 10 ? context.cache.edits[1].beta.mean() : beta;
+  });
   REQUIRE(gates.entries().size() == 2);
   CHECK(gates.entries()[1].step == 10);
   REQUIRE(gates.entries()[1].mean_beta.size() == 3);
@@ -159,13 +260,19 @@ TEST_CASE("the additive control has no gates to record", "[train][fit][observers
 }
 
 TEST_CASE("a progress bar shows the loss, and only to somebody who looks", "[train][fit][observers]") {
-  const auto printed = [](bool shows) {
+  const auto printed = [](bool shows, Index throws_at = 0) {
     char* text = nullptr;
     std::size_t size = 0;
     std::FILE* const stream = open_memstream(&text, &size);
     TrainingRun<Net> run(toy_net<double>());
     ToyData<double> data;
-    fit(run, data, {.steps = 12}, ProgressBar({.title = "toy ", .stream = stream, .shows = shows}));
+    const auto stop = [&](const auto& s) {
+      if (s.report.step == throws_at) throw std::runtime_error("no more");
+    };
+    try {
+      fit(run, data, {.steps = 12}, ProgressBar({.title = "toy ", .stream = stream, .shows = shows}), stop);
+    } catch (const std::runtime_error&) {
+    }
     std::fclose(stream);
     const std::string all(text, size);
     std::free(text);
@@ -173,7 +280,10 @@ TEST_CASE("a progress bar shows the loss, and only to somebody who looks", "[tra
   };
   CHECK(printed(false).empty());
   CHECK_THAT(printed(true), ContainsSubstring("toy [########################] 100 %  loss "));
-  CHECK_THAT(printed(true), ContainsSubstring("samples/s  0:00 left"));
+  CHECK_THAT(printed(true), ContainsSubstring("samples/s  0:00 left \n"));
+  const std::string broken = printed(true, 5);
+  CHECK(broken.ends_with(" \n"));  // the line is ended where fit throws
+  CHECK(std::count(broken.begin(), broken.end(), '\n') == 1);
 }
 
 TEST_CASE("settings of fit that make no sense are refused", "[train][fit][errors]") {

@@ -114,6 +114,43 @@ TEST_CASE("clipping reports a norm that is not finite and leaves the gradient al
   }
 }
 
+TEST_CASE("one gradient whose square overflows does not stop a parameter for ever", "[train][optimizer]") {
+  const float huge = GENERATE(1e20f, -1e20f, 3e38f);
+  auto model = random_model<float>(1);
+  const auto before = model;
+  AdamW optimizer(model, {.beta2 = 0.9, .weight_decay = 0});
+  auto gradient = zeros_like(model);
+  gradient.weight.setConstant(huge);
+  gradient.bias.setConstant(huge);
+  optimizer.step(model, gradient);
+  // The first step of AdamW is the rate in the direction of the gradient's sign.
+  CHECK(error(model.weight, (before.weight.array() - std::copysign(1e-3f, huge)).matrix().eval()) <=
+        float_tolerance);
+  CHECK(all_parameters_finite(optimizer.second_moment));
+  gradient.weight.setConstant(1);
+  gradient.bias.setConstant(1);
+  for (int step = 0; step < 1000; ++step) optimizer.step(model, gradient);
+  const auto late = model;
+  optimizer.step(model, gradient);
+  CHECK(error((1e3f * (late.weight - model.weight)).eval(), Matrix<float>::Ones(2, 3)) <= 1e-3);
+  CHECK(error((1e3f * (late.bias - model.bias)).eval(), Vector<float>::Ones(2)) <= 1e-3);
+}
+
+TEST_CASE("a gradient that is not finite is not hidden by an optimizer", "[train][optimizer]") {
+  for (const double bad : {not_a_number, infinity, -infinity}) {
+    auto by_sgd = random_model(1), by_adamw = by_sgd, gradient = by_sgd;
+    gradient.weight(1, 2) = bad;
+    Sgd(by_sgd).step(by_sgd, gradient);
+    AdamW(by_adamw).step(by_adamw, gradient);
+    for (const auto& model : {by_sgd, by_adamw}) {
+      CHECK_FALSE(is_finite(model.weight(1, 2)));
+      CHECK(all_finite(model.bias));
+      CHECK_FALSE(all_parameters_finite(model));
+    }
+  }
+  CHECK(all_parameters_finite(random_model(1)));
+}
+
 TEST_CASE("optimizers and clipping are bit-identical in any order of their pieces", "[train][optimizer]") {
   const auto run = [](const Order& order) {
     auto sgd_model = random_model<float>(1, 300, 200), adamw_model = sgd_model,

@@ -41,13 +41,13 @@ TEST_CASE("without warm-up the first step has the peak", "[train][schedule]") {
 TEST_CASE("the schedule refuses settings out of range", "[train][schedule][errors]") {
   const auto make = [](WarmupCosineSettings settings) { WarmupCosine{settings}; };
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  CHECK_THROWS_WITH(make({.peak = -1}),
-                    "ddl::WarmupCosine: peak is -1, expected a number of at least 0");
+  CHECK_THROWS_WITH(make({.peak = -1}), "ddl::WarmupCosine: peak is -1, expected a number of at least 0");
   CHECK_THROWS_WITH(make({.peak = nan}), "ddl::WarmupCosine: peak is nan, expected a number of at least 0");
-  CHECK_THROWS_WITH(make({.peak = 1, .floor = 2}),
-                    "ddl::WarmupCosine: floor is 2, expected 0 to the peak");
+  CHECK_THROWS_WITH(make({.peak = 1, .floor = 2}), "ddl::WarmupCosine: floor is 2, expected 0 to the peak");
   CHECK_THROWS_WITH(make({.steps = 0}), "ddl::WarmupCosine: steps is 0, expected at least 1");
   CHECK_THROWS_WITH(make({.warmup = 3, .steps = 2}), "ddl::WarmupCosine: warmup is 3, expected 0 to 2 steps");
   CHECK_THROWS_WITH(make({.warmup = -1}), "ddl::WarmupCosine: warmup is -1, expected 0 to 1 steps");
   CHECK_THROWS_AS(make({.steps = -1}), std::invalid_argument);
+  const WarmupCosine schedule({.peak = 1, .warmup = 4, .steps = 24});
+  CHECK_THROWS_WITH(schedule(-1), "ddl::WarmupCosine: step is -1, expected at least 0");
 }

@@ -7,14 +7,16 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "ddl/analysis/spectrum.hpp"
+#include "ddl/core/pass.hpp"
 #include "ddl/nn/product.hpp"
-#include "ddl/op/rewrite.hpp"
+#include "ddl/op/delta_update.hpp"
 
 namespace ddl {
 
@@ -74,7 +76,7 @@ struct Distribution {
 /// One layer over all samples (tokens). A sample in which something is not finite, or overflows in double, only counts
 /// as not_finite.
 ///
-/// Under the delta rewrite |after| = |1 - beta |k|^2| |before|, so a gate inside (0, 2) always reduces the
+/// Under the delta rule |after| = |1 - beta |k|^2| |before|, so a gate inside (0, 2) always reduces the
 /// discrepancy; what is learned is by how much. Under the write-only control it may as well grow.
 struct LayerAudit {
   Index samples = 0;
@@ -87,7 +89,7 @@ struct LayerAudit {
   /// direction of 0 have none, nor has the first layer.
   Distribution cosine;
   /// Of the d x (N m) matrix of all that was written, beta k r^T side by side over the samples (r is v in the
-  /// write-only control); NaN if the sum of its squares overflows.
+  /// write-only control); NaN if the sum of its squares overflows, or no sample was finite.
   double effective_rank = 0, stable_rank = 0;
 
   double share(Index count) const {
@@ -109,14 +111,13 @@ struct GateAuditSettings {
   std::vector<Index> shortcuts = {};
 };
 
-/// Gathers LayerAudits from the caches of forward passes:
+/// Gathers a LayerAudit for every block of a net from the edits of forward passes:
 ///
 ///     GateAudit audit(net);
-///     for (...) { net.forward(x, cache); audit.add(cache); }
+///     for (...) { net.forward(x, tape); audit.add(net, tape); }
 ///     for (const LayerAudit& layer : audit.layers()) ...
 ///
-/// A cache has `edits`, one a layer; for the write-only control, whose edits do not hold what was read, also
-/// `states`, each layer's input. All sums are in double. Memory: d x d doubles a layer.
+/// All sums are in double. Memory: d x d doubles a layer.
 ///
 /// What was written spans the same as the columns of W = [beta_n k_n r_n^T]_n. W grows with the data, W W^T =
 /// sum beta^2 |r|^2 k k^T does not, and the roots of its eigenvalues are W's singular values.
@@ -124,13 +125,13 @@ class GateAudit {
  public:
   using Settings = GateAuditSettings;
 
-  /// For any stack of `depth` rewrites of states with `width` rows.
+  /// For any stack of `depth` edits of states with `width` rows.
   /// @throws std::invalid_argument if a size is out of range, or for the additive control, which has no gates.
-  GateAudit(Rewrite rewrite, Index depth, Index width, Settings settings = {})
-      : rewrite_(rewrite), width_(width), settings_(std::move(settings)) {
+  GateAudit(UpdateRule rule, Index depth, Index width, Settings settings = {})
+      : rule_(rule), width_(width), settings_(std::move(settings)) {
     constexpr const char* where = "ddl::GateAudit";
-    if (rewrite == Rewrite::additive)
-      fail(where, "the rewrite", "additive, which has no gates", "delta or write_only");
+    if (rule == UpdateRule::additive)
+      fail(where, "the update rule", "additive, which has no gates", "delta or write_only");
     if (depth < 0) fail(where, "depth", std::to_string(depth), "at least 0");
     check_positive(where, "width", width);
     check_positive(where, "bins", settings_.bins);
@@ -140,28 +141,46 @@ class GateAudit {
     layers_.assign(static_cast<std::size_t>(depth), empty);
     written_.assign(layers_.size(), Matrix<double>::Zero(width, width));
   }
-  /// @throws std::invalid_argument also if the blocks' rewrites differ.
+  /// For the blocks of a DeltaResNet or a DeltaTransformer, in the order of a pass.
+  /// @throws std::invalid_argument also if the update rules of the blocks differ.
   template <class Net>
-  requires requires(const Net& net) { net.blocks; }
+  requires requires(const Net& net) { net.layers; }
   explicit GateAudit(const Net& net, Settings settings = {})
-      : GateAudit(rewrite_of(net), static_cast<Index>(net.blocks.size()), net.width(), std::move(settings)) {}
+      : GateAudit(rule_of(net), block_count(net), net.width(), std::move(settings)) {}
 
   Index samples() const noexcept { return samples_; }
   /// In the order of settings.shortcuts and of batches; a sample with a direction or gate that is not finite
   /// has none. In the write-only control the shortcut is the identity.
   const std::vector<ShortcutSpectrum>& shortcuts() const noexcept { return shortcuts_; }
 
-  /// Adds the samples of one forward pass. @throws std::invalid_argument if the cache does not fit; nothing
-  /// is added then.
-  template <class Cache, Executor E = Serial>
-  void add(const Cache& cache, const E& executor = {}) {
-    check(cache);
+  /// Adds the samples of the last forward pass with the tape.
+  /// @throws std::invalid_argument if the tape does not keep the edits of all blocks; nothing is added then.
+  template <class Net, class Tape>
+  void add(const Net& net, const Tape& tape, const ExecutorRef& executor = {}) {
+    using Layer = typename Net::Layer;
+    using Scalar = typename Net::Scalar;
+    constexpr int Rows = Layer::width_at_compile_time, Cols = Layer::channels_at_compile_time;
+    struct Edit {
+      const EditInputs<Scalar, Rows, Cols>& inputs;
+      const EditTape<Scalar, Rows, Cols>& tape;
+    };
+    std::vector<Edit> edits;
+    net.for_each_edit(tape, [&](const auto&, const auto& edit) {
+      edits.push_back({edit.inputs, edit.tape});
+    });
+    add_edits(edits, executor);
+  }
+  /// The same for a range of edits, one a block, each with `inputs` (EditInputs) and `tape` (EditTape).
+  /// @throws std::invalid_argument if a number or a shape does not fit; nothing is added then.
+  template <class Edits>
+  void add_edits(const Edits& edits, const ExecutorRef& executor = {}) {
+    check(edits);
     if (layers_.empty()) return;
-    const Index N = cache.edits.front().beta.size();
+    const Index N = edits.front().inputs.beta.size();
     for (const Index sample : settings_.shortcuts)
-      if (sample >= samples_ && sample - samples_ < N) add_shortcut(cache.edits, sample);
+      if (sample >= samples_ && sample - samples_ < N) add_shortcut(edits, sample);
     for (std::size_t l = 0; l < layers_.size(); ++l) {
-      add_samples(cache, l);
+      add_samples(edits[l], l);
       add_product(weighted_, weighted_.transpose(), written_[l], executor);
       k_.swap(previous_k_);
     }
@@ -172,7 +191,7 @@ class GateAudit {
   /// stay those it chose. @throws std::invalid_argument if it is of another kind, size or number of bins.
   void merge(const GateAudit& other) {
     const auto text = [](const GateAudit& a) {
-      return std::string(name_of(a.rewrite_)) + ", " + std::to_string(a.layers_.size()) + " layers of " +
+      return std::string(name_of(a.rule_)) + ", " + std::to_string(a.layers_.size()) + " layers of " +
              std::to_string(a.width_) + ", " + std::to_string(a.settings_.bins) + " bins";
     };
     if (text(other) != text(*this))
@@ -202,7 +221,8 @@ class GateAudit {
     std::vector<LayerAudit> result = layers_;
     for (std::size_t l = 0; l < result.size(); ++l) {
       result[l].effective_rank = result[l].stable_rank = std::numeric_limits<double>::quiet_NaN();
-      if (!all_finite(written_[l])) continue;
+      const bool none_finite = result[l].samples == 0 && result[l].not_finite > 0;
+      if (none_finite || !all_finite(written_[l])) continue;
       const Vector<double> values = written_values(written_[l]);
       result[l].effective_rank = effective_rank(values);
       result[l].stable_rank = stable_rank(values);
@@ -212,35 +232,35 @@ class GateAudit {
 
  private:
   template <class Net>
-  static Rewrite rewrite_of(const Net& net) {
-    const Rewrite first = net.blocks.empty() ? Rewrite::delta : net.blocks.front().rewrite;
-    for (const auto& block : net.blocks)
-      if (block.rewrite != first)
-        fail("ddl::GateAudit", "the rewrite of a block", name_of(block.rewrite),
-             std::string(name_of(first)) + " as in the first block");
-    return first;
+  static UpdateRule rule_of(const Net& net) {
+    std::optional<UpdateRule> first;
+    net.for_each_block([&](const auto& block) {
+      if (!first) first = block.update;
+      if (block.update != *first)
+        fail("ddl::GateAudit", "the update rule of a block", name_of(block.update),
+             std::string(name_of(*first)) + " as in the first block");
+    });
+    return first.value_or(UpdateRule::delta);
+  }
+  template <class Net>
+  static Index block_count(const Net& net) {
+    Index count = 0;
+    net.for_each_block([&](const auto&) { ++count; });
+    return count;
   }
 
-  template <class Cache>
-  void check(const Cache& cache) const {
+  template <class Edits>
+  void check(const Edits& edits) const {
     constexpr const char* where = "ddl::GateAudit::add";
-    const std::size_t depth = layers_.size();
-    if (cache.edits.size() != depth)
-      fail(where, "the number of edits", std::to_string(cache.edits.size()),
-           std::to_string(depth) + ", one a layer (a cache for inference does not keep them)");
-    for (const auto& edit : cache.edits) {
-      check_shape(where, "direction", edit.direction, width_, cache.edits.front().direction.cols());
-      check_shape(where, "correction", edit.correction, cache.edits.front().correction.rows(),
-                  edit.direction.cols());
-      detail::check_edit(where, edit);
+    if (edits.size() != layers_.size())
+      fail(where, "the number of edits", std::to_string(edits.size()),
+           std::to_string(layers_.size()) + ", one a block");
+    for (const auto& edit : edits) {
+      const auto& first = edits.front().inputs;
+      check_shape(where, "direction", edit.inputs.direction, width_, first.direction.cols());
+      check_shape(where, "v", edit.inputs.value, first.value.rows(), edit.inputs.direction.cols());
+      detail::check_tape(where, edit.inputs, edit.tape);
     }
-    if (rewrite_ == Rewrite::delta) return;
-    if (cache.states.size() <= depth && depth > 0)
-      fail(
-          where, "the number of states", std::to_string(cache.states.size()),
-          std::to_string(depth + 1) + ": of a write-only net, they are read (Memory::training or recompute)");
-    for (std::size_t l = 0; l < depth; ++l)
-      check_shape(where, "state", cache.states[l], width_, cache.edits[l].correction.size());
   }
 
   template <class Edits>
@@ -248,33 +268,32 @@ class GateAudit {
     const Index n = sample - samples_;
     DeltaProduct<double> product(width_);
     for (const auto& edit : edits) {
-      const Vector<double> k =
-          static_cast<double>(edit.scale(n)) * edit.direction.col(n).template cast<double>();
-      const double beta = static_cast<double>(edit.beta(n));
+      const Vector<double> k = static_cast<double>(edit.tape.inverse_norm(n)) *
+                               edit.inputs.direction.col(n).template cast<double>();
+      const double beta = static_cast<double>(edit.inputs.beta(n));
       if (!is_finite(k.squaredNorm()) || !is_finite(beta)) return;
-      if (rewrite_ == Rewrite::delta) product.push(DeltaOperator<double>::as_given(k, beta));
+      if (rule_ == UpdateRule::delta) product.push(DeltaOperator<double>::as_given(k, beta));
     }
     shortcuts_.push_back({sample, spectrum(product)});
   }
 
-  /// Adds to layer l all but what was written, of which it leaves the columns beta |r| k in weighted_.
-  template <class Cache>
-  void add_samples(const Cache& cache, std::size_t l) {
+  /// Adds an edit to layer l but for the ranks of its writes, and leaves the columns beta |r| k in weighted_.
+  template <class Edit>
+  void add_samples(const Edit& edit, std::size_t l) {
     LayerAudit& layer = layers_[l];
-    const auto& edit = cache.edits[l];
-    const Index N = edit.direction.cols(), m = edit.correction.rows();
+    const Index N = edit.inputs.direction.cols(), m = edit.inputs.value.rows();
     k_.resize(width_, N);
     weighted_.resize(width_, N);
     for (Index n = 0; n < N; ++n) {
       auto k = k_.col(n);
-      k = static_cast<double>(edit.scale(n)) * edit.direction.col(n).template cast<double>();
-      const double beta = static_cast<double>(edit.beta(n)), k2 = k.squaredNorm();
+      k = static_cast<double>(edit.tape.inverse_norm(n)) *
+          edit.inputs.direction.col(n).template cast<double>();
+      const double beta = static_cast<double>(edit.inputs.beta(n)), k2 = k.squaredNorm();
       double before2 = 0, after2 = 0, write2 = 0;
       for (Index j = 0; j < m; ++j) {
-        const double write = static_cast<double>(edit.correction(j, n));
-        double before = -write;  // k^T X - v = -r
-        if (rewrite_ == Rewrite::write_only)
-          before += k.dot(cache.states[l].col(n * m + j).template cast<double>());
+        const double v = static_cast<double>(edit.inputs.value(j, n));
+        const double u = static_cast<double>(edit.tape.read(j, n));
+        const double before = u - v, write = rule_ == UpdateRule::delta ? v - u : v;
         const double after = before + beta * k2 * write;  // k^T Y = k^T X + beta |k|^2 r^T
         before2 += before * before;
         after2 += after * after;
@@ -291,7 +310,7 @@ class GateAudit {
       ++layer.samples;
       layer.beta.add(beta);
       // In the precision of the edit: a reflection of a float net is off 2 by rounding in float.
-      using Real = std::remove_cvref_t<decltype(edit.beta(n))>;
+      using Real = std::remove_cvref_t<decltype(edit.inputs.beta(n))>;
       ++layer.regimes[static_cast<std::size_t>(regime_of(static_cast<Real>(beta * k2)))];
       layer.before.add(std::sqrt(before2));
       layer.after.add(std::sqrt(after2));
@@ -312,7 +331,7 @@ class GateAudit {
     return values;
   }
 
-  Rewrite rewrite_;
+  UpdateRule rule_;
   Index width_;
   Settings settings_;
   Index samples_ = 0;

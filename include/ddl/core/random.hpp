@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "ddl/core/scalar.hpp"
+#include "ddl/core/check.hpp"
 
 namespace ddl {
 
@@ -31,7 +31,10 @@ class Random {
       word = z ^ (z >> 31);
     }
   }
-  explicit Random(const State& state) noexcept : state_(state) {}
+  /// @throws std::invalid_argument if the state is zero, from which xoshiro gives nothing but zeros.
+  explicit Random(const State& state) : state_(state) {
+    if (state == State{}) fail("ddl::Random", "the state", "zero", "a state that Random has had");
+  }
 
   /// All there is to save: Random(state()) continues the stream.
   const State& state() const noexcept { return state_; }

@@ -3,13 +3,16 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <numeric>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "ddl/core/bytes.hpp"
 #include "ddl/core/check.hpp"
 #include "ddl/core/random.hpp"
 #include "ddl/data/dataset.hpp"
@@ -22,6 +25,30 @@ struct BatchSettings {
   bool shuffle = true;     ///< anew in each epoch; otherwise samples come in their own order
   bool keep_short = true;  ///< whether the last batch of an epoch may be shorter, or else is left out
 };
+
+/// A hash of the samples, in their order, by which a checkpoint recognises its data. The same on machines of the same
+/// byte order.
+template <class Scalar>
+std::uint64_t content_hash(const DatasetView<Scalar>& data) {
+  const auto bytes = [](const auto& values) {
+    return std::as_bytes(std::span(values.data(), static_cast<std::size_t>(values.size())));
+  };
+  return xxh64(bytes(data.targets), xxh64(bytes(data.labels), xxh64(bytes(data.inputs))));
+}
+
+/// Throws std::invalid_argument naming the first word of a kept state that must be as it is now, and is not. Words whose
+/// name is empty are a position, and free.
+inline void check_state(const char* where, std::span<const std::uint64_t> kept,
+                        std::span<const std::uint64_t> own, std::initializer_list<const char*> names) {
+  if (kept.size() != own.size())
+    fail(where, "the state", std::to_string(kept.size()) + " numbers", std::to_string(own.size()));
+  std::size_t i = 0;
+  for (const char* name : names) {
+    if (*name != '\0' && kept[i] != own[i])
+      fail(where, name, std::to_string(own[i]), std::to_string(kept[i]));
+    ++i;
+  }
+}
 
 /// Which batch comes next: all of Batches that changes.
 struct BatchPosition {

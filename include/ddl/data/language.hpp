@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "ddl/data/supervised.hpp"
-#include "ddl/data/text.hpp"
+#include "ddl/data/token_windows.hpp"
 #include "ddl/model/delta_transformer.hpp"
 #include "ddl/train/fit.hpp"
 #include "ddl/train/loss.hpp"
@@ -27,7 +27,7 @@ class LanguageBatches {
  public:
   /// `text` must outlive this. @throws std::invalid_argument if a size is below 1 or the text is too short.
   LanguageBatches(std::span<const int> text, const LanguageBatchSettings& settings)
-      : text_(text), settings_(settings), random_(settings.seed) {
+      : text_(text), settings_(settings), random_(settings.seed), content_(xxh64(std::as_bytes(text))) {
     check_positive("ddl::LanguageBatches", "sequences", settings.sequences);
     detail::check_window("ddl::LanguageBatches", text, settings.length);
   }
@@ -37,27 +37,27 @@ class LanguageBatches {
   Index samples() const noexcept { return static_cast<Index>(windows_.tokens.size()); }
 
   template <class Prediction, Executor E>
-  double loss(const Prediction& logits, Matrix<Scalar>& slope, const E& executor) const {
-    return softmax_cross_entropy(logits, windows_.targets, slope, executor);
+  double loss(const Prediction& logits, Matrix<Scalar>& grad, const E& executor) const {
+    return softmax_cross_entropy(logits, windows_.targets, grad, executor);
   }
   template <class Prediction>
   double correct(const Prediction& logits) const {
     return static_cast<double>(correct_predictions(logits, windows_.targets));
   }
 
-  /// The random stream, and what of the data and settings it belongs to.
+  /// The random stream, the settings, and the text by its content.
   std::vector<std::uint64_t> state() const {
     std::vector<std::uint64_t> words(random_.state().begin(), random_.state().end());
-    words.push_back(text_.size());
     words.push_back(static_cast<std::uint64_t>(settings_.sequences));
     words.push_back(static_cast<std::uint64_t>(settings_.length));
+    words.push_back(content_);
     return words;
   }
-  /// @throws std::invalid_argument if the state is of a text of another length, or of batches of another size.
+  /// @throws std::invalid_argument if the state is of another text or of batches of another size, naming them.
   void restore(std::span<const std::uint64_t> words) {
     const auto own = state();
-    if (words.size() != own.size() || !std::equal(words.begin() + 4, words.end(), own.begin() + 4))
-      fail("ddl::LanguageBatches::restore", "the state", "one of another text or batch size", "one of these");
+    check_state("ddl::LanguageBatches::restore", words, own,
+                {"", "", "", "", "sequences", "length", "the text's hash"});
     Random::State stream{};
     std::copy_n(words.begin(), 4, stream.begin());
     random_ = Random(stream);
@@ -67,23 +67,24 @@ class LanguageBatches {
   std::span<const int> text_;
   LanguageBatchSettings settings_;
   Random random_;
+  std::uint64_t content_;
   TokenWindows windows_;
 };
 
 /// The mean loss (nats a token) of a model over windows of `length` tokens spread evenly over a text: `count` of them, or
-/// as many as fit side by side. exp of it is the perplexity. `see(cache)` is called after each pass: it may look at what
+/// as many as fit side by side. exp of it is the perplexity. `see(tape)` is called after each pass: it may look at what
 /// the pass left behind, if `memory` keeps it.
 /// @throws std::invalid_argument if the text has no more than `length` tokens, or count is below 1.
-template <class Scalar, Executor E = Serial, class See = detail::SeeNothing>
-double text_loss(const DeltaTransformer<Scalar>& model, std::span<const int> text, Index length, Index count,
+template <class Model, Executor E = Serial, class See = detail::SeeNothing>
+double text_loss(const Model& model, std::span<const int> text, Index length, Index count,
                  const E& executor = {}, Memory memory = Memory::inference, See&& see = {}) {
   constexpr Index together = 8;
   check_positive("ddl::text_loss", "count", count);
   detail::check_window("ddl::text_loss", text, length);
   const Index room = static_cast<Index>(text.size()) - 1;
   count = (std::min)(count, room / length);
-  auto cache = model.make_cache(0, memory);
-  Matrix<Scalar> slope;
+  auto tape = model.make_tape(memory);
+  Matrix<typename Model::Scalar> grad;
   TokenWindows windows;
   double sum = 0;
   for (Index begin = 0; begin < count; begin += together) {
@@ -91,11 +92,11 @@ double text_loss(const DeltaTransformer<Scalar>& model, std::span<const int> tex
     for (Index w = begin; w < (std::min)(count, begin + together); ++w)
       windows.starts.push_back(count > 1 ? w * (room - length) / (count - 1) : 0);
     cut_windows(text, length, windows);
-    const auto& logits = model.forward({windows.tokens, length}, cache, executor);
-    slope.resize(logits.rows(), logits.cols());
-    sum += softmax_cross_entropy(logits, windows.targets, slope, executor) *
+    const auto& logits = model.forward({windows.tokens, length}, tape, executor);
+    grad.resize(logits.rows(), logits.cols());
+    sum += softmax_cross_entropy(logits, windows.targets, grad, executor) *
            static_cast<double>(windows.starts.size());
-    see(cache);
+    see(tape);
   }
   return sum / static_cast<double>(count);
 }

@@ -21,7 +21,7 @@ class SupervisedBatches {
  public:
   /// `data` must outlive this. @throws std::invalid_argument if there is nothing to learn, or as Batches does.
   SupervisedBatches(const DatasetView<Scalar>& data, const BatchSettings& settings)
-      : data_(data), order_(data.size(), settings) {
+      : data_(data), order_(data.size(), settings), content_(content_hash(data)) {
     if (data.labels.empty() && data.targets.rows() == 0)
       fail("ddl::SupervisedBatches", "the data", "without labels and targets", "one of them");
   }
@@ -31,9 +31,9 @@ class SupervisedBatches {
   Index samples() const noexcept { return view_->size(); }
 
   template <class Prediction, Executor E>
-  double loss(const Prediction& prediction, Matrix<Scalar>& slope, const E& executor) const {
-    return data_.labels.empty() ? mean_squared_error(prediction, view_->targets, slope, executor)
-                                : softmax_cross_entropy(prediction, view_->labels, slope, executor);
+  double loss(const Prediction& prediction, Matrix<Scalar>& grad, const E& executor) const {
+    return data_.labels.empty() ? mean_squared_error(prediction, view_->targets, grad, executor)
+                                : softmax_cross_entropy(prediction, view_->labels, grad, executor);
   }
   template <class Prediction>
   double correct(const Prediction& prediction) const {
@@ -43,7 +43,7 @@ class SupervisedBatches {
 
   const Batches& order() const noexcept { return order_; }
 
-  /// The position and what the order follows from.
+  /// The position, and what the order follows from: settings, and the data by their content.
   std::vector<std::uint64_t> state() const {
     const BatchPosition& position = order_.position();
     return {position.epoch,
@@ -52,27 +52,29 @@ class SupervisedBatches {
             static_cast<std::uint64_t>(order_.samples()),
             static_cast<std::uint64_t>(order_.settings().batch_size),
             static_cast<std::uint64_t>(order_.settings().shuffle),
-            static_cast<std::uint64_t>(order_.settings().keep_short)};
+            static_cast<std::uint64_t>(order_.settings().keep_short),
+            content_};
   }
-  /// @throws std::invalid_argument if the state is of another number of samples, or of an order with other settings.
+  /// @throws std::invalid_argument if the state is of other data, or of an order with other settings, naming them.
   void restore(std::span<const std::uint64_t> words) {
+    constexpr const char* where = "ddl::SupervisedBatches::restore";
     const auto own = state();
-    if (words.size() != own.size() || !std::equal(words.begin() + 2, words.end(), own.begin() + 2))
-      fail("ddl::SupervisedBatches::restore", "the state", "one of other data, batch size, seed or order",
-           "one of these");
+    check_state(where, words, own,
+                {"", "", "seed", "samples", "batch_size", "shuffle", "keep_short", "the data's hash"});
     order_.seek({words[0], static_cast<Index>(words[1])});
   }
 
  private:
   DatasetView<Scalar> data_;
   Batches order_;
+  std::uint64_t content_;
   Batch<Scalar> batch_;
   std::optional<DatasetView<Scalar>> view_;  ///< of batch_; a view cannot be assigned
 };
 
 struct Evaluation {
-  double loss = 0;     ///< mean over the samples, ignored ones left out
-  double correct = 0;  ///< share of the same; NaN without labels
+  double loss = 0;      ///< mean over the samples, ignored ones left out
+  double accuracy = 0;  ///< share of the same samples predicted correctly; NaN without labels
 };
 
 namespace detail {
@@ -81,36 +83,36 @@ struct SeeNothing {
 };
 }  // namespace detail
 
-/// The loss of a model's predictions over a data set, 256 samples at a time. `see(cache)` is called after each pass: it
+/// The loss of a model's predictions over a data set, 256 samples at a time. `see(tape)` is called after each pass: it
 /// may look at what the pass left behind, if `memory` keeps it.
 template <class Model, class Scalar, Executor E = Serial, class See = detail::SeeNothing>
 Evaluation evaluate(const Model& model, const DatasetView<Scalar>& data, const E& executor = {},
                     Memory memory = Memory::inference, See&& see = {}) {
   constexpr Index most = 256;
-  auto cache = model.make_cache(0, memory);
-  Matrix<Scalar> slope;
+  auto tape = model.make_tape(memory);
+  Matrix<Scalar> grad;
   Evaluation result;
   double counted = 0;
   for (Index begin = 0; begin < data.size(); begin += most) {
     const auto part = data.range(begin, (std::min)(most, data.size() - begin));
-    const auto& prediction = model.forward(part.inputs, cache, executor);
-    slope.resize(prediction.rows(), prediction.cols());
+    const auto& prediction = model.forward(part.inputs, tape, executor);
+    grad.resize(prediction.rows(), prediction.cols());
     const auto ignored = std::count(part.labels.begin(), part.labels.end(), ignored_label);
     const double samples = static_cast<double>(part.size() - ignored);
     if (part.labels.empty()) {
-      result.loss += samples * mean_squared_error(prediction, part.targets, slope, executor);
+      result.loss += samples * mean_squared_error(prediction, part.targets, grad, executor);
     } else {
-      result.loss += samples * softmax_cross_entropy(prediction, part.labels, slope, executor);
-      result.correct += static_cast<double>(correct_predictions(prediction, part.labels));
+      result.loss += samples * softmax_cross_entropy(prediction, part.labels, grad, executor);
+      result.accuracy += static_cast<double>(correct_predictions(prediction, part.labels));
     }
     counted += samples;
-    see(cache);
+    see(tape);
   }
   if (counted > 0) {
     result.loss /= counted;
-    result.correct /= counted;
+    result.accuracy /= counted;
   }
-  if (data.labels.empty()) result.correct = std::numeric_limits<double>::quiet_NaN();
+  if (data.labels.empty()) result.accuracy = std::numeric_limits<double>::quiet_NaN();
   return result;
 }
 

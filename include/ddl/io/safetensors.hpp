@@ -10,6 +10,10 @@
 ///
 /// Where this reader is stricter than the reference, whose behaviour it is otherwise: names, metadata keys
 /// and fields that stand twice, an entry that is no object, and more than 64 dimensions are errors.
+///
+/// Files that this library writes have checksums in their metadata, which other readers ignore: "ddl.xxh64:NAME" of the
+/// bytes of the tensor NAME, and "ddl.xxh64" of the header, each XXH64 in 16 hexadecimal digits. Where a file has any,
+/// it must have all of them, and they must be right; files without are read as they are.
 #pragma once
 
 #include <algorithm>
@@ -32,8 +36,9 @@
 #include <vector>
 
 #include "ddl/core/batch.hpp"
-#include "ddl/core/check.hpp"
-#include "ddl/core/file.hpp"
+#include "ddl/core/bytes.hpp"
+#include "ddl/io/file.hpp"
+#include "ddl/io/json.hpp"
 
 namespace ddl {
 
@@ -53,8 +58,9 @@ enum class Strict { no, yes };
 
 namespace detail {
 
+using Tensors = std::map<std::string, TensorInfo, std::less<>>;
+
 inline constexpr std::uint64_t max_header_bytes = 100'000'000;  ///< the reference's
-inline constexpr std::size_t max_header_depth = 128;            ///< serde_json's
 inline constexpr std::size_t max_rank = 64;                     ///< PyTorch's and NumPy's
 
 struct Dtype {
@@ -120,25 +126,6 @@ constexpr std::string_view dtype_of() {
     static_assert(!sizeof(Scalar), "safetensors has no dtype for this scalar");
 }
 
-/// The element at `from`, which need not be aligned, little-endian whatever this machine is.
-template <class T>
-T load_little(const std::byte* from) noexcept {
-  if constexpr (std::is_same_v<T, bool>) {
-    return *from != std::byte{0};
-  } else {
-    std::array<std::byte, sizeof(T)> bytes;
-    std::memcpy(bytes.data(), from, sizeof(T));
-    if constexpr (std::endian::native == std::endian::big) std::reverse(bytes.begin(), bytes.end());
-    return Eigen::numext::bit_cast<T>(bytes);
-  }
-}
-template <class T>
-void store_little(T value, std::byte* to) noexcept {
-  auto bytes = Eigen::numext::bit_cast<std::array<std::byte, sizeof(T)>>(value);
-  if constexpr (std::endian::native == std::endian::big) std::reverse(bytes.begin(), bytes.end());
-  std::memcpy(to, bytes.data(), sizeof(T));
-}
-
 /// Integers and booleans become any scalar, real numbers become any but an integer; the 16-bit ones pass
 /// through float. Nothing if the value does not fit an integer Scalar.
 template <class Scalar, class T>
@@ -155,12 +142,6 @@ std::optional<Scalar> convert(T value) noexcept {
     if (!std::in_range<Scalar>(value)) return std::nullopt;
     return static_cast<Scalar>(value);
   }
-}
-
-/// A string for messages: in quotes, escaped, in ASCII, and cut if it is very long.
-inline std::string in_quotes(std::string_view text) {
-  const std::string cut = text.size() > 200 ? std::string(text.substr(0, 200)) + "..." : std::string(text);
-  return nlohmann::json(cut).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
 inline std::string shape_text(const TensorShape& shape) {
@@ -206,11 +187,14 @@ inline std::string size_problem(const Dtype& dtype, const TensorShape& shape, st
 /// functions return true or throw FileError.
 class HeaderReader {
  public:
-  using Tensors = std::map<std::string, TensorInfo, std::less<>>;
-
-  HeaderReader(const std::string& file, std::uint64_t data_bytes, Strict strict, Tensors& tensors,
-               Metadata& metadata)
-      : file_(file), data_bytes_(data_bytes), strict_(strict), tensors_(tensors), metadata_(metadata) {}
+  HeaderReader(const std::string& file, std::string_view header, std::uint64_t data_bytes, Strict strict,
+               Tensors& tensors, Metadata& metadata)
+      : file_(file),
+        header_(header),
+        data_bytes_(data_bytes),
+        strict_(strict),
+        tensors_(tensors),
+        metadata_(metadata) {}
 
   bool null() {
     if (place_ == Place::header && in_metadata_) return true;  // "__metadata__": null, as in the reference
@@ -288,15 +272,10 @@ class HeaderReader {
   }
   bool end_array() { return leave(); }
 
-  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& error) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error while parsing value -
-    // invalid literal; last read: '...'", and there the file may be quoted by the megabyte.
-    std::string_view rule = error.what();
-    rule = rule.substr(0, rule.find("; last read"));
-    rule = rule.substr(rule.find("] ") + 2, 200);
+  bool parse_error(std::size_t characters, const std::string&, const nlohmann::json::exception&) {
     const bool in_tensor = place_ == Place::tensor || place_ == Place::list || place_ == Place::ignored;
-    throw FileError(file_, "the header is not JSON" + (in_tensor ? ", in tensor " + in_quotes(name_) : "") +
-                               ": " + std::string(rule));
+    throw FileError(file_, "the header" + (in_tensor ? ", in tensor " + in_quotes(name_) + "," : "") + " " +
+                               json_problem(header_, characters));
   }
 
  private:
@@ -304,7 +283,8 @@ class HeaderReader {
 
   bool is_other_field() const { return field_ != "dtype" && field_ != "shape" && field_ != "data_offsets"; }
   void enter(Place place) {
-    if (places_.size() == max_header_depth) fail("is nested deeper than 128 levels");
+    if (places_.size() == max_json_depth)
+      fail("is nested deeper than " + std::to_string(max_json_depth) + " levels");
     places_.push_back(std::exchange(place_, place));
   }
   bool leave() {
@@ -356,6 +336,7 @@ class HeaderReader {
     fail_tensor(file_, name_, problem);
   }
   const std::string& file_;
+  const std::string_view header_;
   const std::uint64_t data_bytes_;
   const Strict strict_;
   Tensors& tensors_;
@@ -371,9 +352,8 @@ class HeaderReader {
 };
 
 /// Sorted by offsets, tensors must follow one another from the first byte of the data to the last.
-inline void check_layout(const std::string& file, const HeaderReader::Tensors& tensors,
-                         std::uint64_t data_bytes) {
-  std::vector<const HeaderReader::Tensors::value_type*> order;
+inline void check_layout(const std::string& file, const Tensors& tensors, std::uint64_t data_bytes) {
+  std::vector<const Tensors::value_type*> order;
   order.reserve(tensors.size());
   for (const auto& tensor : tensors) order.push_back(&tensor);
   std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
@@ -392,6 +372,63 @@ inline void check_layout(const std::string& file, const HeaderReader::Tensors& t
   if (end != data_bytes)
     throw FileError(file, "the tensors end at byte " + std::to_string(end) + " of the data, expected " +
                               std::to_string(data_bytes) + ", where the file ends");
+}
+
+inline constexpr std::string_view checksum_key = "ddl.xxh64";
+
+inline std::string checksum_key_of(const std::string& name) { return std::string(checksum_key) + ":" + name; }
+
+inline std::string checksum_text(std::span<const std::byte> bytes) {
+  std::string text(16, '0');
+  std::uint64_t hash = xxh64(bytes);
+  for (auto digit = text.rbegin(); digit != text.rend(); ++digit, hash >>= 4)
+    *digit = "0123456789abcdef"[hash & 15];
+  return text;
+}
+
+/// The checksum of what a header says, in a fixed order: a program that writes the same header in another way keeps it.
+/// Offsets are left out, since every tensor's data are checked by its name.
+inline std::string header_checksum(const Metadata& metadata, const Tensors& tensors) {
+  std::string text;
+  const auto add = [&](std::string_view part) {
+    text += std::to_string(part.size()) + ':';
+    text += part;
+  };
+  add(std::to_string(metadata.size()));
+  for (const auto& [key, value] : metadata) add(key), add(value);
+  for (const auto& [name, info] : tensors) add(name), add(info.dtype), add(shape_text(info.shape));
+  return checksum_text(std::as_bytes(std::span(text)));
+}
+
+/// Moves the checksums out of the metadata and compares them. @return whether there are any.
+inline bool take_checksums(const std::string& file, Metadata& metadata, const Tensors& tensors,
+                           std::span<const std::byte> data) {
+  Metadata stored;
+  for (auto at = metadata.lower_bound(std::string(checksum_key));
+       at != metadata.end() && at->first.starts_with(checksum_key);)
+    stored.insert(metadata.extract(at++));
+  if (stored.empty()) return false;
+  // What is wrong with one of them; empty if nothing is.
+  const auto problem = [&](const std::string& key, const auto& computed) -> std::string {
+    const auto entry = stored.extract(key);
+    if (!entry) return "has no checksum, expected one as for the others";
+    const std::string now = computed();
+    if (entry.mapped() == now) return {};
+    return "has the checksum " + now + ", expected " + in_quotes(entry.mapped()) + ", which is in the file";
+  };
+  for (const auto& [name, info] : tensors) {
+    const auto bytes =
+        data.subspan(static_cast<std::size_t>(info.begin), static_cast<std::size_t>(info.end - info.begin));
+    const std::string wrong = problem(checksum_key_of(name), [&] { return checksum_text(bytes); });
+    if (!wrong.empty()) fail_tensor(file, name, wrong);
+  }
+  const std::string wrong =
+      problem(std::string(checksum_key), [&] { return header_checksum(metadata, tensors); });
+  if (!wrong.empty()) throw FileError(file, "the header " + wrong);
+  if (!stored.empty())
+    throw FileError(file, "__metadata__ key " + in_quotes(stored.begin()->first) +
+                              " is the checksum of a tensor that is not in the file");
+  return true;
 }
 
 /// The header as the parser is to see it: it quotes in its errors what it read last, white space before that
@@ -413,8 +450,8 @@ inline std::string blank_whitespace(std::string header) {
 }  // namespace detail
 
 /// A safetensors file, of which every rule was checked before there was one of these: all offsets lie within
-/// the file and every tensor of a known dtype has as many bytes as its shape asks for. Copies share the
-/// bytes.
+/// the file, every tensor of a known dtype has as many bytes as its shape asks for, and all checksums, if the
+/// file has them, are right. Copies share the bytes.
 ///
 /// Names are data; nothing is ever opened by one. Reading takes memory in proportion to the bytes that are in
 /// the file, whatever its header claims.
@@ -441,21 +478,21 @@ class SafetensorsFile {
 
     std::string header(header_bytes.size(), ' ');
     std::memcpy(header.data(), header_bytes.data(), header_bytes.size());
-    // nlohmann_json takes a zero byte for the end and skips a byte order mark; JSON knows neither.
-    if (header.find('\0') != std::string::npos)
-      throw FileError(file, "the header is not JSON: it has a zero byte");
-    if (header.starts_with("\xef\xbb\xbf"))
-      throw FileError(file, "the header is not JSON: it begins with a byte order mark");
+    if (const std::string problem = detail::json_bytes_problem(header); !problem.empty())
+      throw FileError(file, "the header " + problem);
     header = detail::blank_whitespace(std::move(header));
-    detail::HeaderReader reader(file, data_.size(), strict, tensors_, metadata_);
+    detail::HeaderReader reader(file, header, data_.size(), strict, tensors_, metadata_);
     nlohmann::json::sax_parse(header, &reader);
     detail::check_layout(file, tensors_, data_.size());
+    has_checksums_ = detail::take_checksums(file, metadata_, tensors_, data_);
   }
   explicit SafetensorsFile(const std::string& path, Strict strict = Strict::no, Access access = Access::read)
       : SafetensorsFile(FileContents(path, access), strict) {}
 
   const std::string& file() const noexcept { return contents_.name(); }
+  /// Without the checksums.
   const Metadata& metadata() const noexcept { return metadata_; }
+  bool has_checksums() const noexcept { return has_checksums_; }
 
   /// In ascending order.
   std::vector<std::string> names() const {
@@ -555,16 +592,38 @@ class SafetensorsFile {
 
   FileContents contents_;
   std::span<const std::byte> data_;
-  detail::HeaderReader::Tensors tensors_;
+  detail::Tensors tensors_;
   Metadata metadata_;
+  bool has_checksums_ = false;
 };
+
+namespace detail {
+
+/// An entry of the metadata. @throws FileError
+inline const std::string& metadata_entry(const SafetensorsFile& file, const std::string& key) {
+  const auto entry = file.metadata().find(key);
+  if (entry == file.metadata().end()) throw FileError(file.file(), "the metadata have no " + key);
+  return entry->second;
+}
+/// The JSON in it. @throws FileError
+inline nlohmann::json parse_metadata(const SafetensorsFile& file, const std::string& key) {
+  const std::string& text = metadata_entry(file, key);
+  try {
+    return parse_json(text);
+  } catch (const std::invalid_argument& error) {
+    throw FileError(file.file(), "metadata " + key + " " + error.what());
+  }
+}
+
+}  // namespace detail
 
 /// Collects tensors and writes them as the reference does: by dtype, the widest first, then by name, the
 /// metadata first and the header padded to 8 bytes, so that data are aligned. The same tensors always give
-/// the same bytes. Errors of the caller throw std::invalid_argument.
+/// the same bytes; without checksums they are the reference's. Errors of the caller throw std::invalid_argument.
 class SafetensorsWriter {
  public:
   Metadata metadata;
+  bool checksums = true;  ///< of every tensor and of the header, in the metadata
 
   /// Row-major, little-endian bytes.
   void add(const std::string& name, std::string_view dtype, TensorShape shape, std::vector<std::byte> bytes) {
@@ -635,14 +694,30 @@ class SafetensorsWriter {
     return text + "]";
   }
 
+  Metadata with_checksums() const {
+    Metadata all = metadata;
+    detail::Tensors infos;
+    for (const auto& [name, tensor] : tensors_) {
+      all[detail::checksum_key_of(name)] = detail::checksum_text(tensor.bytes);
+      infos.emplace(name, TensorInfo{std::string(tensor.dtype->name), tensor.shape});
+    }
+    all[std::string(detail::checksum_key)] = detail::header_checksum(metadata, infos);
+    return all;
+  }
+
   std::string header(const std::vector<const Entry*>& order) const {
+    for (const auto& [key, value] : metadata)
+      if (key.starts_with(detail::checksum_key))
+        throw std::invalid_argument("ddl::SafetensorsWriter: the metadata key " + detail::in_quotes(key) +
+                                    " is one of the checksums', expected another");
     std::string text;
     const auto open_entry = [&](const std::string& name) {
       text += (text.empty() ? "{" : ",") + json_text(name) + ":{";
     };
-    if (!metadata.empty()) {
+    const Metadata all = checksums ? with_checksums() : metadata;
+    if (!all.empty()) {
       open_entry("__metadata__");
-      for (const auto& [key, value] : metadata)
+      for (const auto& [key, value] : all)
         text += (text.back() == '{' ? "" : ",") + json_text(key) + ":" + json_text(value);
       text += "}";
     }
@@ -668,8 +743,9 @@ class SafetensorsWriter {
   void emit(const Sink& sink) const {
     std::vector<const Entry*> order;
     for (const Entry& tensor : tensors_) order.push_back(&tensor);
-    std::stable_sort(order.begin(), order.end(),
-                     [](const Entry* a, const Entry* b) { return a->second.dtype > b->second.dtype; });
+    std::sort(order.begin(), order.end(), [](const Entry* a, const Entry* b) {
+      return a->second.dtype != b->second.dtype ? a->second.dtype > b->second.dtype : a->first < b->first;
+    });
     const std::string text = header(order);
     std::array<std::byte, 8> length;
     detail::store_little(std::uint64_t{text.size()}, length.data());

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -28,24 +30,15 @@ namespace detail {
 class ConfigReader {
  public:
   explicit ConfigReader(nlohmann::json config) : left_(std::move(config)) {
-    if (!left_.is_object()) fail(where, "the config", left_.dump(), "a JSON object");
+    if (!left_.is_object()) fail(where, "the config", json_text(left_), "a JSON object");
   }
 
-  Index number(const char* key, Index otherwise) {
-    const nlohmann::json value = take(key, otherwise);
-    if (!value.is_number_integer()) fail(where, key, value.dump(), "an integer");
-    return value.get<Index>();
+  /// A size: so large at most that the product of two is a 64-bit number.
+  Index number(const char* key, Index otherwise, Index least = 1) {
+    return json_integer(where, key, take(key, otherwise), least, std::numeric_limits<std::int32_t>::max());
   }
-  double number(const char* key, double otherwise) {
-    const nlohmann::json value = take(key, otherwise);
-    if (!value.is_number()) fail(where, key, value.dump(), "a number");
-    return value.get<double>();
-  }
-  bool flag(const char* key, bool otherwise) {
-    const nlohmann::json value = take(key, otherwise);
-    if (!value.is_boolean()) fail(where, key, value.dump(), "true or false");
-    return value.get<bool>();
-  }
+  double number(const char* key, double otherwise) { return json_number(where, key, take(key, otherwise)); }
+  bool flag(const char* key, bool otherwise) { return json_flag(where, key, take(key, otherwise)); }
   nlohmann::json take(const char* key, nlohmann::json otherwise) {
     const auto found = left_.find(key);
     if (found == left_.end()) return otherwise;
@@ -56,11 +49,11 @@ class ConfigReader {
   /// A setting of which one value is provided for.
   void only(const char* key, const nlohmann::json& expected) {
     const nlohmann::json value = take(key, expected);
-    if (value != expected) fail(where, key, value.dump(), expected.dump());
+    if (value != expected) fail(where, key, json_text(value), json_text(expected));
   }
   void finish() const {
     if (!left_.empty())
-      fail(where, "the config", left_.dump(), "nothing besides the settings that are known");
+      fail(where, "the config", json_text(left_), "nothing besides the settings that are known");
   }
 
   static constexpr const char* where = "ddl::transformer_settings";
@@ -72,96 +65,96 @@ class ConfigReader {
 }  // namespace detail
 
 /// @throws std::invalid_argument if the variant or a setting is unknown, or one has a value that is not provided for.
-inline DeltaTransformerSettings transformer_settings(const std::string& variant,
-                                                     const nlohmann::json& config) {
+inline DeltaTransformerSettings<> transformer_settings(const std::string& variant,
+                                                       const nlohmann::json& config) {
   const auto named = std::find_if(all_variants.begin(), all_variants.end(),
                                   [&](Variant each) { return variant == name_of(each); });
   if (named == all_variants.end())
     fail(detail::ConfigReader::where, "the variant", variant, "vdim1, tc, tc_ec, cc or cc_ec");
   detail::ConfigReader from(config);
   const bool expanded = *named != Variant::vdim1;
-  DeltaTransformerSettings to = settings_of(*named);
+  DeltaTransformerSettings<> to = settings_of(*named);
   to.vocabulary = from.number("vocab_size", Index(50304));
-  to.layers = from.number("num_hidden_layers", Index(12));
+  to.layers = from.number("num_hidden_layers", Index(12), 0);
   to.width = from.number("hidden_size", Index(768));
   to.context = from.number("block_size", Index(1024));
-  to.attention = {.heads = from.number("num_attention_heads", Index(6)),
-                  .head_dim = from.number("head_dim", Index(128)),
-                  .rope_base = from.number("rope_base", 10000.0),
-                  .rope_ratio = from.number("rope_ratio", 1.0),
-                  .qk_norm = from.flag("use_qk_rmsnorm", true)};
+  to.mixer = {.heads = from.number("num_attention_heads", Index(6)),
+              .head_dim = from.number("head_dim", Index(128)),
+              .rope_base = from.number("rope_base", 10000.0),
+              .rope_ratio = from.number("rope_ratio", 1.0),
+              .qk_norm = from.flag("use_qk_rmsnorm", true)};
   to.k_eps = from.number("ddl_k_eps", default_k_eps);
 
-  const Index hidden = from.number("ddl_beta_hidden_size", Index(128));
-  if (!from.flag("ddl_beta_single_linear", true)) to.gate = TanhGateSettings{.hidden = hidden};
+  if (!from.flag("ddl_beta_single_linear", true))
+    to.gate = TanhGateSettings{.hidden = from.number("ddl_beta_hidden_size", Index(128))};
 
-  const double scale = from.number("ddl_v_sigmoid_scale", 4.0);
-  check_range(from.where, "ddl_v_sigmoid_scale", scale, scale > 0, "a number above 0");
-  const bool scaled = from.flag("ddl_v_sigmoid", true);
-  to.value = LinearValueSettings{ValueSource::compressed, scaled ? scale : 0};
-  const double constant = from.number(expanded ? "ddl_v_constant_value" : "ddl_v_dim1_constant_value", 2.0);
-  if (from.flag(expanded ? "ddl_v_constant" : "ddl_v_dim1_constant", false))
-    to.value = ConstantValueSettings{constant};
-  from.only(expanded ? "ddl_v_dim1_constant" : "ddl_v_constant", false);
+  if (from.flag(expanded ? "ddl_v_constant" : "ddl_v_dim1_constant", false)) {
+    const char* key = expanded ? "ddl_v_constant_value" : "ddl_v_dim1_constant_value";
+    to.value = ConstantValueSettings{from.number(key, 2.0)};
+  } else if (from.flag("ddl_v_sigmoid", true)) {
+    const double scale = from.number("ddl_v_sigmoid_scale", 4.0);
+    check_range(from.where, "ddl_v_sigmoid_scale", scale, scale > 0, "a number above 0");
+    to.value = LinearValueSettings{ValueSource::compressed, scale};
+  } else {
+    to.value = LinearValueSettings{.source = ValueSource::compressed};
+  }
 
   if (expanded) {
     to.value_channels = from.number("ddl_value_channels", Index(4));
     if (auto* over_tokens = std::get_if<TokenConvolutionSettings>(&to.compressor))
       over_tokens->kernel = from.number("ddl_state_shortconv_kernel_size", Index(4));
-    if (auto* over_channels = std::get_if<ChannelConvolutionSettings>(&to.compressor))
+    if (auto* over_channels = std::get_if<ChannelConvolutionSettings>(&to.compressor)) {
       over_channels->kernel = from.number("ddl_state_shortconv_kernel_size", to.value_channels);
-  } else {
-    from.only("ddl_value_channels", 1);
+      from.only("ddl_state_dv_shortconv_causal", false);
+    }
   }
-  if (to.expansion.kernel > 0)
-    to.expansion.kernel = from.number("input_embed_shortconv_kernel_size", Index(4));
+  if (to.expansion.kernel) to.expansion.kernel = from.number("input_embed_shortconv_kernel_size", Index(4));
 
-  const nlohmann::json rewrite = from.take("ddl_rewrite", name_of(Rewrite::delta));
-  for (const Rewrite each : {Rewrite::delta, Rewrite::write_only, Rewrite::additive})
-    if (rewrite == name_of(each)) to.rewrite = each;
-  if (rewrite != name_of(to.rewrite))
-    fail(from.where, "ddl_rewrite", rewrite.dump(), "delta, write_only or additive");
+  const nlohmann::json update = from.take("ddl_rewrite", name_of(UpdateRule::delta));
+  for (const UpdateRule each : {UpdateRule::delta, UpdateRule::write_only, UpdateRule::additive})
+    if (update == name_of(each)) to.update = each;
+  if (update != name_of(to.update))
+    fail(from.where, "ddl_rewrite", detail::json_text(update), "delta, write_only or additive");
 
   for (const char* key : {"bias", "using_groupnorm", "use_output_gate", "use_k_shift", "use_v_shift",
-                          "scale_attn_by_inverse_layer_idx", "ddl_state_dv_shortconv_causal", "mup"})
+                          "scale_attn_by_inverse_layer_idx", "mup"})
     from.only(key, false);
   for (const char* key : {"q_activation", "k_activation", "v_activation"}) from.only(key, nullptr);
   from.only("dropout", 0);
-  // Where weights started does not matter once they are read.
+  // Where weights started does not matter once they are read. What is left of the others does not concern this variant,
+  // and the authors' code ignores it.
   for (const char* key :
-       {"embedding_init_std", "hidden_init_std_factor", "ddl_state_read_init", "ddl_beta_init"})
+       {"embedding_init_std", "hidden_init_std_factor", "ddl_state_read_init", "ddl_beta_init",
+        "ddl_beta_hidden_size", "ddl_v_sigmoid", "ddl_v_sigmoid_scale", "ddl_v_constant",
+        "ddl_v_constant_value", "ddl_v_dim1_constant", "ddl_v_dim1_constant_value", "ddl_value_channels",
+        "ddl_state_shortconv_kernel_size", "ddl_state_dv_shortconv_causal",
+        "input_embed_shortconv_kernel_size"})
     from.take(key, nullptr);
   from.finish();
   return to;
 }
 
 /// The settings in a file's metadata. @throws FileError
-inline DeltaTransformerSettings transformer_settings(const SafetensorsFile& file) {
-  const auto entry = [&](const char* key) {
-    const auto found = file.metadata().find(key);
-    if (found == file.metadata().end())
-      throw FileError(file.file(), std::string("the metadata have no ") + key);
-    return found->second;
-  };
-  const auto config = nlohmann::json::parse(entry("config"), nullptr, false);
-  if (config.is_discarded()) throw FileError(file.file(), "metadata config is not JSON");
+inline DeltaTransformerSettings<> transformer_settings(const SafetensorsFile& file) {
+  const std::string& variant = detail::metadata_entry(file, "variant");
+  const nlohmann::json config = detail::parse_metadata(file, "config");
   try {
-    return transformer_settings(entry("variant"), config);
+    return transformer_settings(variant, config);
   } catch (const std::invalid_argument& error) {
     throw FileError(file.file(), error.what());
   }
 }
 
 /// The other way: variant and config. @throws std::invalid_argument if the authors' code has no such model.
-inline Metadata transformer_metadata(const DeltaTransformerSettings& settings) {
+inline Metadata transformer_metadata(const DeltaTransformerSettings<>& settings) {
   const auto* compressor = std::get_if<CompressorSettings>(&settings.compressor);
   const auto* over_channels = std::get_if<ChannelConvolutionSettings>(&settings.compressor);
   const auto* over_tokens = std::get_if<TokenConvolutionSettings>(&settings.compressor);
   const auto* value = std::get_if<LinearValueSettings>(&settings.value);
   const auto* constant = std::get_if<ConstantValueSettings>(&settings.value);
   const auto* tanh = std::get_if<TanhGateSettings>(&settings.gate);
-  const bool expands = settings.expansion.kernel > 0, floored = settings.mlp.hidden == 8 * settings.width / 3;
-  check_positive("ddl::transformer_metadata", "heads", settings.attention.heads);
+  const bool expands = settings.expansion.kernel.has_value();
+  check_positive("ddl::transformer_metadata", "heads", settings.mixer.heads);
   const auto expect = [](bool true_of_it, const char* what, const char* expected) {
     if (!true_of_it) fail("ddl::transformer_metadata", what, "none of the authors' models", expected);
   };
@@ -169,44 +162,43 @@ inline Metadata transformer_metadata(const DeltaTransformerSettings& settings) {
          "a model without a convolution to compress", "one value channel, repeated");
   expect(!value || value->source == ValueSource::compressed, "a value of the context",
          "the compressed state's");
-  expect(settings.norm_eps == 1e-5 && settings.attention.norm_eps == 1e-5, "this eps of a norm", "1e-5");
-  expect(settings.mlp.hidden == 0 || floored, "this hidden width of SwiGLU",
-         "8/3 of the width, rounded down");
+  expect(settings.norm_eps == 1e-5 && settings.mixer.norm_eps == 1e-5, "this eps of a norm", "1e-5");
+  expect(settings.mlp.hidden.value_or(8 * settings.width / 3) == 8 * settings.width / 3,
+         "this hidden width of SwiGLU", "8/3 of the width, rounded down");
 
   const Index d = settings.width;
   nlohmann::json config = {{"vocab_size", settings.vocabulary},
                            {"num_hidden_layers", settings.layers},
                            {"hidden_size", d},
                            {"block_size", settings.context},
-                           {"num_attention_heads", settings.attention.heads},
-                           {"head_dim", settings.attention.head_dim > 0 ? settings.attention.head_dim
-                                                                        : d / settings.attention.heads},
-                           {"rope_base", settings.attention.rope_base},
-                           {"rope_ratio", settings.attention.rope_ratio},
-                           {"use_qk_rmsnorm", settings.attention.qk_norm},
+                           {"num_attention_heads", settings.mixer.heads},
+                           {"head_dim", settings.mixer.head_dim.value_or(d / settings.mixer.heads)},
+                           {"rope_base", settings.mixer.rope_base},
+                           {"rope_ratio", settings.mixer.rope_ratio},
+                           {"use_qk_rmsnorm", settings.mixer.qk_norm},
                            {"ddl_k_eps", settings.k_eps},
                            {"ddl_beta_single_linear", tanh == nullptr}};
-  if (tanh) config["ddl_beta_hidden_size"] = tanh->hidden > 0 ? tanh->hidden : (std::max)(Index(1), d / 4);
-  if (value) config["ddl_v_sigmoid"] = value->sigmoid_scale > 0;
-  if (value && value->sigmoid_scale > 0) config["ddl_v_sigmoid_scale"] = value->sigmoid_scale;
+  if (tanh) config["ddl_beta_hidden_size"] = tanh->hidden.value_or((std::max)(Index(1), d / 4));
+  if (value) config["ddl_v_sigmoid"] = value->sigmoid_scale.has_value();
+  if (value && value->sigmoid_scale) config["ddl_v_sigmoid_scale"] = *value->sigmoid_scale;
   if (constant) {
     config[compressor ? "ddl_v_dim1_constant" : "ddl_v_constant"] = true;
     config[compressor ? "ddl_v_dim1_constant_value" : "ddl_v_constant_value"] = constant->value;
   }
   if (!compressor) config["ddl_value_channels"] = settings.value_channels;
   if (over_tokens) config["ddl_state_shortconv_kernel_size"] = over_tokens->kernel;
-  if (over_channels && over_channels->kernel > 0)
-    config["ddl_state_shortconv_kernel_size"] = over_channels->kernel;
-  if (expands) config["input_embed_shortconv_kernel_size"] = settings.expansion.kernel;
-  if (settings.rewrite != Rewrite::delta) config["ddl_rewrite"] = name_of(settings.rewrite);
+  if (over_channels && over_channels->kernel)
+    config["ddl_state_shortconv_kernel_size"] = *over_channels->kernel;
+  if (expands) config["input_embed_shortconv_kernel_size"] = *settings.expansion.kernel;
+  if (settings.update != UpdateRule::delta) config["ddl_rewrite"] = name_of(settings.update);
   const Variant variant = compressor    ? Variant::vdim1
                           : over_tokens ? (expands ? Variant::tc_ec : Variant::tc)
                                         : (expands ? Variant::cc_ec : Variant::cc);
   return {{"variant", name_of(variant)}, {"config", config.dump()}};
 }
 
-/// The authors' name for a parameter of a DeltaTransformer, "blocks.3.norm.weight" -> "transformer.h.1.ln_2.weight".
-inline std::string transformer_name(const DeltaTransformerSettings& settings, std::string_view name) {
+/// The authors' name for a parameter of a DeltaTransformer, "layers.1.mlp.norm.weight" -> "transformer.h.1.ln_2.weight".
+inline std::string transformer_name(const DeltaTransformerSettings<>& settings, std::string_view name) {
   using Beginnings = std::span<const std::pair<std::string, std::string>>;
   const auto renamed = [](std::string_view whole, Beginnings beginnings) {
     for (const auto& [ours, theirs] : beginnings)
@@ -215,8 +207,9 @@ inline std::string transformer_name(const DeltaTransformerSettings& settings, st
   };
   const bool over_tokens = std::holds_alternative<TokenConvolutionSettings>(settings.compressor);
   const std::string convolution = over_tokens ? "shortconv.weight" : "weight";
-  constexpr std::string_view blocks = "blocks.";
-  if (!name.starts_with(blocks)) {
+  const std::string gate = std::holds_alternative<TanhGateSettings>(settings.gate) ? "beta_out." : "beta.";
+  constexpr std::string_view layers = "layers.";
+  if (!name.starts_with(layers)) {
     const std::array<std::pair<std::string, std::string>, 4> beginnings = {
         {{"embedding.", "transformer.wte."},
          {"expansion.", "input_embed.conv."},
@@ -224,25 +217,27 @@ inline std::string transformer_name(const DeltaTransformerSettings& settings, st
          {"norm.", "ln_f."}}};
     return renamed(name, beginnings);
   }
-  const std::size_t dot = name.find('.', blocks.size());
-  const auto block = std::stoul(std::string(name.substr(blocks.size(), dot - blocks.size())));
-  const bool attends = block % 2 == 0;
-  const std::string rewrite = attends ? "ddl_attn." : "ddl_mlp.";
-  const std::string gate = std::holds_alternative<TanhGateSettings>(settings.gate) ? "beta_out." : "beta.";
-  const std::array<std::pair<std::string, std::string>, 7> beginnings = {
+  const std::size_t dot = name.find('.', layers.size());
+  const std::array<std::pair<std::string, std::string>, 12> beginnings = {
       {{"compressor.weight", "compress." + convolution},
        {"compressor.", "compress."},
-       {"norm.", attends ? "ln_1." : "ln_2."},
-       {"sublayer.", attends ? "attn." : "mlp."},
-       {"gate.in.", rewrite + "beta_in."},
-       {"gate.out.", rewrite + gate},
-       {"value.projection.", rewrite + "v_proj."}}};
-  return "transformer.h." + std::to_string(block / 2) + "." + renamed(name.substr(dot + 1), beginnings);
+       {"mixer.norm.", "ln_1."},
+       {"mixer.sublayer.", "attn."},
+       {"mixer.gate.in.", "ddl_attn.beta_in."},
+       {"mixer.gate.out.", "ddl_attn." + gate},
+       {"mixer.value.projection.", "ddl_attn.v_proj."},
+       {"mlp.norm.", "ln_2."},
+       {"mlp.sublayer.", "mlp."},
+       {"mlp.gate.in.", "ddl_mlp.beta_in."},
+       {"mlp.gate.out.", "ddl_mlp." + gate},
+       {"mlp.value.projection.", "ddl_mlp.v_proj."}}};
+  return "transformer.h." + std::string(name.substr(layers.size(), dot - layers.size())) + "." +
+         renamed(name.substr(dot + 1), beginnings);
 }
 
 /// Whether a checkpoint of the authors' has this tensor and no model reads it: the head, which is the embedding, and
 /// under a constant value the projection that would have computed it.
-inline bool unused_in_transformer(const DeltaTransformerSettings& settings, std::string_view name) {
+inline bool unused_in_transformer(const DeltaTransformerSettings<>& settings, std::string_view name) {
   return name == "lm_head.weight" || (std::holds_alternative<ConstantValueSettings>(settings.value) &&
                                       name.find(".v_proj.") != std::string_view::npos);
 }
@@ -272,13 +267,90 @@ void load_transformer(DeltaTransformer<Scalar>& model, const SafetensorsFile& fi
   model = std::move(read);
 }
 
+namespace detail {
+
+/// Calls f(name, shape) for every tensor of layer `layer` under the authors' names, or for those outside of the layers
+/// if it is below 0. The settings are those that transformer_settings gives.
+template <class F>
+void for_each_tensor(const DeltaTransformerSettings<>& settings, Index layer, const F& f) {
+  const auto size = [](Index n) { return static_cast<std::uint64_t>(n); };
+  const std::uint64_t d = size(settings.width), m = size(settings.value_channels),
+                      head_dim =
+                          size(settings.mixer.head_dim.value_or(settings.width / settings.mixer.heads)),
+                      inner = size(settings.mixer.heads) * head_dim, hidden = 8 * d / 3;
+  const auto compressor = [&](const std::string& name) {
+    const auto* over_tokens = std::get_if<TokenConvolutionSettings>(&settings.compressor);
+    const auto* over_channels = std::get_if<ChannelConvolutionSettings>(&settings.compressor);
+    if (over_tokens || over_channels) f(name + "read", TensorShape{m});
+    if (over_tokens) f(name + "shortconv.weight", TensorShape{d * m, size(over_tokens->kernel)});
+    if (over_channels)
+      f(name + "weight", TensorShape{d, size(over_channels->kernel.value_or(settings.value_channels))});
+  };
+  if (layer < 0) {
+    f("transformer.wte.weight", TensorShape{size(settings.vocabulary), d});
+    if (settings.expansion.kernel)
+      f("input_embed.conv.weight", TensorShape{d * m, size(*settings.expansion.kernel)});
+    compressor("readout.");
+    f("ln_f.weight", TensorShape{d});
+    return;
+  }
+  const std::string h = "transformer.h." + std::to_string(layer) + ".";
+  compressor(h + "compress.");
+  for (const char* projection : {"attn.c_q.weight", "attn.c_k.weight", "attn.c_v.weight"})
+    f(h + projection, TensorShape{inner, d});
+  f(h + "attn.c_proj.weight", TensorShape{d, inner});
+  if (settings.mixer.qk_norm)
+    for (const char* norm : {"attn.q_rms.weight", "attn.k_rms.weight"}) f(h + norm, TensorShape{head_dim});
+  for (const char* projection : {"mlp.c_fc1.weight", "mlp.c_fc2.weight"})
+    f(h + projection, TensorShape{hidden, d});
+  f(h + "mlp.c_proj.weight", TensorShape{d, hidden});
+  for (const char* norm : {"ln_1.weight", "ln_2.weight"}) f(h + norm, TensorShape{d});
+  if (settings.update == UpdateRule::additive) return;
+  for (const std::string& connection : {h + "ddl_attn.", h + "ddl_mlp."}) {
+    if (const auto* tanh = std::get_if<TanhGateSettings>(&settings.gate)) {
+      const auto hidden_gate = size(tanh->hidden.value_or((std::max)(Index(1), settings.width / 4)));
+      f(connection + "beta_in.weight", TensorShape{hidden_gate, d});
+      f(connection + "beta_out.weight", TensorShape{1, hidden_gate});
+      f(connection + "beta_out.bias", TensorShape{1});
+    } else {
+      f(connection + "beta.weight", TensorShape{1, d});
+      f(connection + "beta.bias", TensorShape{1});
+    }
+    if (std::holds_alternative<LinearValueSettings>(settings.value)) {
+      f(connection + "v_proj.weight", TensorShape{m, d});
+      f(connection + "v_proj.bias", TensorShape{m});
+    }
+  }
+}
+
+/// Compares every shape that the settings ask for with the file's, so that a model takes no more memory than its file
+/// justifies. @throws FileError that lists what does not fit, up to the first layer where anything does not.
+inline void check_tensors(const SafetensorsFile& file, const DeltaTransformerSettings<>& settings,
+                          const std::string& prefix) {
+  std::string problems;
+  for (Index layer = -1; layer < settings.layers && problems.empty(); ++layer)
+    for_each_tensor(settings, layer, [&](const std::string& theirs, const TensorShape& wanted) {
+      const std::string name = prefix + theirs;
+      problems += fit_problem(file, stored_tensor(file, name), name, wanted, true);
+    });
+  if (!problems.empty()) throw FileError(file.file(), "does not fit its own config" + problems);
+}
+
+}  // namespace detail
+
 /// The model that a file holds, its parameters' names with or without "param.". @throws FileError
 template <class Scalar>
 DeltaTransformer<Scalar> read_transformer(const SafetensorsFile& file) {
-  const DeltaTransformerSettings settings = transformer_settings(file);
+  const DeltaTransformerSettings<> settings = transformer_settings(file);
+  const auto names = file.names();
+  const std::string prefix =
+      std::any_of(names.begin(), names.end(), [](auto& name) { return name.starts_with("param."); })
+          ? "param."
+          : "";
+  detail::check_tensors(file, settings, prefix);
   try {
     DeltaTransformer<Scalar> model(settings);
-    load_transformer(model, file, file.contains("param.transformer.wte.weight") ? "param." : "");
+    load_transformer(model, file, prefix);
     return model;
   } catch (const std::invalid_argument& error) {
     throw FileError(file.file(), error.what());

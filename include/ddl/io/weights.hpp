@@ -37,11 +37,34 @@ inline bool shape_fits(const TensorShape& shape, const TensorShape& wanted) {
   return shape == wanted || (wanted.size() == 2 && shape == TensorShape{wanted[0], 1, wanted[1]});
 }
 
+/// `name`, or if the file has only its name in the metadata, the name of the tensor that it shares its data with, as
+/// safetensors.torch.save_model writes it.
+inline std::string stored_tensor(const SafetensorsFile& file, const std::string& name) {
+  const auto alias = file.metadata().find(name);
+  return !file.contains(name) && alias != file.metadata().end() ? alias->second : name;
+}
+
+/// Why a parameter called `name` of shape `wanted` cannot be had from the tensor `source`, as a line of a list; empty if
+/// it can, or if the tensor is missing and may be.
+inline std::string fit_problem(const SafetensorsFile& file, const std::string& source,
+                               const std::string& name, const TensorShape& wanted, bool required) {
+  const std::string tensor = "tensor " + in_quotes(source) + (source == name ? "" : " for " + name);
+  if (!file.contains(source))
+    return required ? "\n  missing: " + tensor + ", expected shape " + shape_text(wanted) : "";
+  const TensorInfo& info = file.tensor(source);
+  std::string problems;
+  if (!shape_fits(info.shape, wanted))
+    problems += "\n  misshapen: " + tensor + " has shape " + shape_text(info.shape) + ", expected " +
+                shape_text(wanted);
+  if (!with_element_of(info.dtype, [](auto) {}))
+    problems += "\n  unreadable: " + tensor + " has dtype " + in_quotes(info.dtype);
+  return problems;
+}
+
 }  // namespace detail
 
-/// Reads every parameter of `model` from the file, converted to its scalar. Where a tensor is not in the file
-/// but the metadata has its name, what stands there is the name of the tensor it shares its data with, as
-/// safetensors.torch.save_model writes it.
+/// Reads every parameter of `model` from the file, converted to its scalar. Where a tensor is not in the file but the
+/// metadata has its name, what stands there is the name of the tensor that it shares its data with.
 ///
 /// Nothing of the model is touched unless everything fits: shapes and dtypes always, and with Strict::yes no
 /// parameter is missing and no tensor of the file is left over.
@@ -55,26 +78,11 @@ LoadReport load_parameters(Model& model, const SafetensorsFile& file, const Name
   for_each_parameter(
       [&](const ParameterPath& path, const auto& p) {
         const std::string name = path.str();
-        const TensorShape wanted = detail::shape_of(p, path.is_vector());
-        std::string source = detail::stored_name(map, name);
-        if (const auto alias = file.metadata().find(source);
-            !file.contains(source) && alias != file.metadata().end())
-          source = alias->second;
+        const std::string source = detail::stored_tensor(file, detail::stored_name(map, name));
         sources.push_back(source);
-        const std::string tensor =
-            "tensor " + detail::in_quotes(source) + (source == name ? "" : " for " + name);
-        if (!file.contains(source)) {
-          report.missing.push_back(name);
-          if (strict == Strict::yes)
-            problems += "\n  missing: " + tensor + ", expected shape " + detail::shape_text(wanted);
-          return;
-        }
-        const TensorInfo& info = file.tensor(source);
-        if (!detail::shape_fits(info.shape, wanted))
-          problems += "\n  misshapen: " + tensor + " has shape " + detail::shape_text(info.shape) +
-                      ", expected " + detail::shape_text(wanted);
-        if (!detail::with_element_of(info.dtype, [](auto) {}))
-          problems += "\n  unreadable: " + tensor + " has dtype " + detail::in_quotes(info.dtype);
+        if (!file.contains(source)) report.missing.push_back(name);
+        problems += detail::fit_problem(file, source, name, detail::shape_of(p, path.is_vector()),
+                                        strict == Strict::yes);
       },
       std::as_const(model));
   const std::set<std::string, std::less<>> used(sources.begin(), sources.end());

@@ -64,7 +64,7 @@ struct EditTape {
   using AccumScalar = Accum<Scalar>;
 
   Matrix<AccumScalar, 1, Tokens> inverse_norm;  ///< s of k = s kt, 1 x N; 0 under the additive rule
-  Matrix<AccumScalar, Cols, Tokens> read;       ///< u = X^T k, m x N; 0 under the write-only rule
+  Matrix<AccumScalar, Cols, Tokens> read;       ///< u = X^T k, m x N; 0 under the additive rule
 };
 
 namespace detail {
@@ -79,6 +79,12 @@ void check_tape(const char* where, const Inputs& inputs, const Tape& tape) {
   check_inputs(where, inputs);
   check_shape(where, "inverse_norm", tape.inverse_norm, 1, inputs.direction.cols());
   check_shape(where, "read", tape.read, inputs.value.rows(), inputs.direction.cols());
+}
+
+/// r, the difference that an edit writes: v - u, or v under the write-only rule.
+template <class Real>
+Real error(UpdateRule rule, const Real& v, const Real& u) {
+  return rule == UpdateRule::delta ? Real(v - u) : v;
 }
 
 /// One accumulation scalar at a time. The sweeps below are written once, over lanes: packets first, and what
@@ -299,14 +305,15 @@ void delta_update_forward(UpdateRule rule, const std::type_identity_t<ConstBatch
             detail::dots<Group, false>(d, kt, columns, stride_x, u + j, nullptr);
         });
         s = direction_scale(inputs.direction.col(n), norm2, Real(k_eps));
-        for (Index j = 0; j < m; ++j) u[j] = rule == UpdateRule::delta ? Real(s * u[j]) : Real(0);
+        for (Index j = 0; j < m; ++j) u[j] *= s;
       }
       tape.inverse_norm.data()[n] = s;
       const Real step = rule == UpdateRule::additive ? Real(0) : s * inputs.beta.data()[n];
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
         for (int c = 0; c < Group; ++c)
-          p[c] = rule == UpdateRule::additive ? Real(1) : Real(step * (v[j + c] - u[j + c]));
+          p[c] =
+              rule == UpdateRule::additive ? Real(1) : Real(step * detail::error(rule, v[j + c], u[j + c]));
         const auto add =
             streamed ? detail::add_outer<Group, true, Scalar> : detail::add_outer<Group, false, Scalar>;
         add(d, kt, p, state + j * stride_x, stride_x, out + j * stride_y, stride_y, next);
@@ -351,15 +358,15 @@ void delta_update_backward(UpdateRule rule, States& X, const EditInputs<Scalar, 
         });
         for (Index j = 0; j < m; ++j) {
           dv[j] *= s;
-          gr += dv[j] * (v[j] - u[j]);
-          gu += dv[j] * u[j];
+          gr += dv[j] * error(rule, v[j], u[j]);
+          if (rule == UpdateRule::delta) gu += dv[j] * u[j];
         }
       }
       gradient.beta.data()[n] = gr;
       for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         Coefficients<Group, Real> p, q;
         for (int c = 0; c < Group; ++c) {
-          p[c] = rule == UpdateRule::additive ? Real(1) : Real(step * (v[j + c] - u[j + c]));
+          p[c] = rule == UpdateRule::additive ? Real(1) : Real(step * error(rule, v[j + c], u[j + c]));
           q[c] = rule == UpdateRule::delta ? Real(step * dv[j + c]) : Real(0);
         }
         pull_back<Group, Undo>(d, kt, p, q, s, Real(step * (gr - gu)), j == 0, state + j * stride_x, stride_x,
@@ -416,8 +423,8 @@ void delta_update_inverse(UpdateRule rule, const EditInputs<Scalar, Rows, Cols, 
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
         p.setConstant(Real(-1));
-        if (rule != UpdateRule::additive)
-          p = -step * (inputs.value - tape.read).col(n).template segment<Group>(j).array();
+        for (int c = 0; c < Group && rule != UpdateRule::additive; ++c)
+          p[c] = -step * detail::error(rule, inputs.value(j + c, n), tape.read(j + c, n));
         Scalar* state = X.data() + (n * m + j) * X.colStride();
         detail::add_outer<Group, false>(d, inputs.direction.data() + n * d, p, state, X.colStride(), state,
                                         X.colStride(), next);

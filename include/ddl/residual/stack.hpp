@@ -86,6 +86,11 @@ struct DeltaStack {
 
   Index width() const noexcept { return norm.weight.size(); }
 
+  /// Calls f(block) for every block, in order.
+  template <class F>
+  void for_each_block(F&& f) const {
+    for (const Layer& layer : layers) Layer::for_each_block(f, layer);
+  }
   /// Calls f(block, edit) for every block, in order, with the edits of the last pass: edit.inputs holds the directions,
   /// betas and values (EditInputs), edit.tape the inverse norms and reads (EditTape).
   /// @throws std::invalid_argument if the tape does not keep the edits of every block (Memory::inference).
@@ -143,7 +148,8 @@ struct DeltaStack {
             block.infer(layers[l].compressor, X, X, memory, edit, activations, pass);
           },
           layers[l], state.layers[l], tape.edits.front(), tape.activations.front());
-    norm.forward(infer_compressor(readout, X, state.readout, tape.readout, pass), tape.features, tape.norm, pass);
+    norm.forward(infer_compressor(readout, X, state.readout, tape.readout, pass), tape.features, tape.norm,
+                 pass);
   }
 
   /// tape.dfeatures -> tape.dstates, the gradient of tape.states.front(); adds to the parameters of `gradient`.
@@ -167,11 +173,12 @@ struct DeltaStack {
             if (stores_states(tape.memory))
               delta_update_backward(block.update, X, edit.inputs, edit.tape, dX, dinputs, pass.executor);
             else
-              delta_update_backward_reversible(block.update, X, edit.inputs, edit.tape, dX, dinputs, pass.executor);
+              delta_update_backward_reversible(block.update, X, edit.inputs, edit.tape, dX, dinputs,
+                                               pass.executor);
             if (!stores_activations(tape.memory))
               block.run_parts(layers[l].compressor, X, edit, activations, pass);
-            block.backward_parts(layers[l].compressor, X, dX, edit, activations, gradient.layers[l].compressor,
-                                 block_gradient, tape.workspace, pass);
+            block.backward_parts(layers[l].compressor, X, dX, edit, activations,
+                                 gradient.layers[l].compressor, block_gradient, tape.workspace, pass);
           },
           layers[l], gradient.layers[l], tape.edits[l], entry(tape.activations, l));
   }

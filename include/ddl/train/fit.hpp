@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
-/// @file  The training loop, and what watches it.
+/// @file  The training loop.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <concepts>
+#include <cstddef>
 #include <functional>
 #include <limits>
 #include <stdexcept>
@@ -11,33 +13,42 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "ddl/residual/stack.hpp"
 #include "ddl/train/optimizer.hpp"
 
 namespace ddl {
 
-/// Everything that a step of training changes, besides the position in the data. A value, walked like a model.
-template <class Model_>
+/// The state of a training run, besides the position in the data. A value, walked like a model.
+///
+///     TrainingRun run(net, {.weight_decay = 0.1});                            AdamW
+///     TrainingRun<Net, Sgd<Net>> run(net, {.learning_rate = 0.1});            or another Optimizer
+template <class Model_, Optimizer<Model_> Optimizer_ = AdamW<Model_>>
 struct TrainingRun {
   using Model = Model_;
+  using Optimizer = Optimizer_;
   using Scalar = typename Model::Scalar;
 
   Model model;
-  AdamW<Model> optimizer;
-  Index step = 0;  ///< steps made, those that were skipped included
+  Optimizer optimizer;
+  Index step = 0;  ///< steps made, skipped ones included
 
   static constexpr auto parameters() {
-    return std::tuple(parameter("model", &TrainingRun::model), parameter("optimizer", &TrainingRun::optimizer));
+    return std::tuple(field("model", &TrainingRun::model), field("optimizer", &TrainingRun::optimizer));
   }
 
   /// @throws std::invalid_argument if a setting is out of range.
-  explicit TrainingRun(Model model_, const AdamWSettings& settings = {})
+  explicit TrainingRun(Model model_, const typename Optimizer::Settings& settings = {})
       : model(std::move(model_)), optimizer(model, settings) {}
 };
 
-/// If the loss or the gradient's norm is not finite: raise throws, skip goes on with the next batch, stop ends the run. None
-/// of them touches the parameters.
+/// What fit does with a step whose loss or gradient is not finite, or whose gradient is so large after clipping that its
+/// square overflows in the model's Scalar. raise throws, skip goes on with the next batch, stop ends the run. The
+/// parameters stay as they are.
+///
+/// fit also looks at the parameters after its last update. If one of them is not finite, raise throws, and skip and stop
+/// end with StopReason::not_finite.
 enum class NonFinite { raise, skip, stop };
 
 struct FitSettings {
@@ -45,143 +56,212 @@ struct FitSettings {
   std::function<double(Index)> learning_rate = {};  ///< a schedule; empty: the optimizer's own rate
   double max_norm = 1;                              ///< of the gradient; 0: no clipping
   NonFinite non_finite = NonFinite::raise;
-  Memory memory = Memory::training;  ///< what a step keeps for its way back
+  Memory memory = Memory::training;  ///< what a step keeps for backward
 };
 
-/// What one step showed.
+/// The figures of one step.
 struct StepReport {
   Index step = 0;   ///< steps made, this one included
   Index steps = 0;  ///< of the whole run
   Index samples = 0;
-  double loss = 0;     ///< mean over the batch, before the step
-  double correct = 0;  ///< share of the samples predicted rightly; NaN where the data do not tell
+  double loss = 0;      ///< mean over the batch, before the step
+  double accuracy = 0;  ///< share of the samples predicted correctly; NaN if the data have no such number
   double gradient_norm = 0;
   double learning_rate = 0;
   double seconds = 0;    ///< since fit began
-  bool skipped = false;  ///< loss or gradient were not finite
+  bool skipped = false;  ///< by NonFinite
 };
 
-/// What an observer is called with after each step.
-template <class Model, class Data, class Tape>
-struct Observation {
+/// The argument of an observer.
+template <class Run, class Data, class Tape>
+struct StepContext {
   const StepReport& report;
-  TrainingRun<Model>& run;
+  Run& run;
   const Data& data;
   const Tape& tape;  ///< of the step's passes
 };
 
-/// An observer may return this to end the run; one that returns nothing lets it go on.
-enum class Flow { go_on, stop };
-
-enum class Ending { finished, stopped, not_finite };
+/// Why fit returned: all steps are made, an observer returned false, or NonFinite ended the run. A run that skipped
+/// all of its steps is not_finite, too.
+enum class StopReason { finished, observer, not_finite };
 
 struct FitResult {
-  Ending ending = Ending::finished;
-  Index skipped = 0;
+  StopReason stop_reason = StopReason::finished;
+  Index skipped = 0;  ///< steps
   StepReport last;
 };
 
 /// Batches to learn from:
 ///
 ///     next()                                 goes to the next batch
-///     inputs()                               what the model's forward and backward take
+///     inputs()                               what the model's forward takes
 ///     samples()                              in this batch
-///     loss(prediction, slope, executor)      the mean loss, and dL/dprediction into slope
-///     correct(prediction)                    optional: the number predicted rightly, NaN if there is no such thing
+///     loss(prediction, grad, executor)       the mean loss, and dL/dprediction into grad
+///     correct(prediction)                    optional: the number predicted correctly, NaN if there is no such number
 template <class D, class Model>
 concept TrainingData = requires(D& data, const Matrix<typename Model::Scalar>& prediction,
-                                Matrix<typename Model::Scalar>& slope) {
+                                Matrix<typename Model::Scalar>& grad) {
   data.next();
   data.inputs();
   { data.samples() } -> std::convertible_to<Index>;
-  { data.loss(prediction, slope, Serial{}) } -> std::convertible_to<double>;
+  { data.loss(prediction, grad, Serial{}) } -> std::convertible_to<double>;
 };
 
 namespace detail {
 
-template <class Observer, class Seen>
-Flow observe(Observer& observer, const Seen& seen) {
+/// @return false if the observer ends the run.
+template <class Observer, class Context>
+bool observe(Observer& observer, const Context& context) {
   if constexpr (is_std_optional<Observer>) {
-    return observer ? observe(*observer, seen) : Flow::go_on;
-  } else if constexpr (std::is_void_v<decltype(observer(seen))>) {
-    observer(seen);
-    return Flow::go_on;
+    return !observer || observe(*observer, context);
+  } else if constexpr (std::is_void_v<decltype(observer(context))>) {
+    observer(context);
+    return true;
   } else {
-    return observer(seen);
+    static_assert(std::is_same_v<decltype(observer(context)), bool>,
+                  "ddl: an observer returns nothing, or a bool: false ends the run");
+    return observer(context);
   }
 }
 
-template <class Observer, class Seen>
-void finish(Observer& observer, const Seen& seen) {
+template <class Observer, class Context>
+void begin(Observer& observer, const Context& context) {
   if constexpr (is_std_optional<Observer>) {
-    if (observer) finish(*observer, seen);
-  } else if constexpr (requires { observer.finish(seen); }) {
-    observer.finish(seen);
+    if (observer) begin(*observer, context);
+  } else if constexpr (requires { observer.begin(context); }) {
+    observer.begin(context);
   }
 }
+
+template <class Observer, class Context>
+void finish(Observer& observer, const Context& context) {
+  if constexpr (is_std_optional<Observer>) {
+    if (observer) finish(*observer, context);
+  } else if constexpr (requires { observer.finish(context); }) {
+    observer.finish(context);
+  }
+}
+
+/// The buffers of a step. Each size of batch has its own, so that no step allocates once every size has been seen. Data
+/// with more than `most` sizes make old buffers change size.
+template <class Model>
+class StepBuffers {
+ public:
+  using Tape = decltype(std::declval<const Model&>().make_tape(Memory::training));
+  struct Buffers {
+    Index samples;
+    Tape tape;
+    Matrix<typename Model::Scalar> grad;  ///< dL/dprediction
+  };
+
+  Buffers& of(const Model& model, Index samples, Memory memory) {
+    for (Buffers& buffers : all_)
+      if (buffers.samples == samples) return buffers;
+    if (all_.size() < most) {
+      all_.reserve(most);  // so that none of them moves
+      return all_.emplace_back(Buffers{samples, model.make_tape(memory), {}});
+    }
+    Buffers& oldest = all_[replaced_++ % most];
+    oldest.samples = samples;
+    return oldest;
+  }
+
+ private:
+  static constexpr std::size_t most = 4;
+  std::vector<Buffers> all_;
+  std::size_t replaced_ = 0;
+};
 
 }  // namespace detail
 
-/// Trains until settings.steps are made, an observer stops it, or NonFinite::stop does. After each step every observer
-/// is called with an Observation; at the end, those that have a function finish(observation) by that. An observer may be
-/// a std::optional, and absent.
+/// Trains until settings.steps are made, an observer returns false, or NonFinite::stop ends the run. An observer is any
+/// function of a StepContext that returns nothing or bool, called after each step. Two functions are optional:
+/// begin(context) is called before the first step, finish(context) after the last. An observer may be a std::optional.
 ///
 /// Nothing is printed, and no thread is started: see train/observers.hpp for observers that print, stop and record.
-/// @throws std::runtime_error where NonFinite::raise says so, std::invalid_argument if a setting is out of range, and
-/// whatever model, data and observers throw.
-template <Executor E, class Model, TrainingData<Model> Data, class... Observers>
-FitResult fit_on(const E& executor, TrainingRun<Model>& run, Data& data, const FitSettings& settings,
+/// @throws std::runtime_error as NonFinite::raise says, std::invalid_argument if a setting or a rate of the schedule is
+/// out of range, and whatever model, data and observers throw.
+template <Executor E, class Run, TrainingData<typename Run::Model> Data, class... Observers>
+FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& settings,
                  Observers&&... observers) {
-  if (settings.steps < 0) fail("ddl::fit", "steps", std::to_string(settings.steps), "at least 0");
-  check_range("ddl::fit", "max_norm", settings.max_norm, settings.max_norm >= 0, "a number of at least 0");
+  using Model = typename Run::Model;
+  using Scalar = typename Run::Scalar;
+  constexpr const char* where = "ddl::fit";
+  if (settings.steps < 0) fail(where, "steps", std::to_string(settings.steps), "at least 0");
+  check_range(where, "max_norm", settings.max_norm, settings.max_norm >= 0, "a number of at least 0");
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
-  auto tape = run.model.make_tape(settings.memory);
+  detail::StepBuffers<Model> all_buffers;
+  auto* buffers = &all_buffers.of(run.model, 0, settings.memory);
   auto gradient = zeros_like(run.model);
-  Matrix<typename Model::Scalar> slope;
   FitResult result;
   StepReport& report = result.last;
   report.step = run.step;
   report.steps = settings.steps;
-  [[maybe_unused]] const Observation<Model, Data, decltype(tape)> seen{report, run, data, tape};
+  [[maybe_unused]] const auto context = [&] {
+    return StepContext<Run, Data, typename detail::StepBuffers<Model>::Tape>{report, run, data,
+                                                                             buffers->tape};
+  };
+  (detail::begin(observers, context()), ...);
+  Index updates = 0;
   for (bool go_on = true; go_on && run.step < settings.steps;) {
+    if (settings.learning_rate) {
+      const double rate = settings.learning_rate(run.step);
+      if (!is_finite(rate) || rate < 0)
+        fail(where, "the learning rate of step " + std::to_string(run.step), number_text(rate),
+             "a number of at least 0");
+      run.optimizer.settings.learning_rate = rate;
+    }
+    report.learning_rate = run.optimizer.settings.learning_rate;
     data.next();
-    const auto& prediction = run.model.forward(data.inputs(), tape, executor);
-    slope.resize(prediction.rows(), prediction.cols());
     report.samples = data.samples();
-    report.loss = data.loss(prediction, slope, executor);
-    report.correct = std::numeric_limits<double>::quiet_NaN();
+    buffers = &all_buffers.of(run.model, report.samples, settings.memory);
+    auto& [samples, tape, grad] = *buffers;
+    const auto& prediction = run.model.forward(data.inputs(), tape, executor);
+    grad.resize(prediction.rows(), prediction.cols());
+    report.loss = data.loss(prediction, grad, executor);
+    report.accuracy = std::numeric_limits<double>::quiet_NaN();
     if constexpr (requires { data.correct(prediction); })
-      report.correct = static_cast<double>(data.correct(prediction)) / static_cast<double>(report.samples);
+      report.accuracy = static_cast<double>(data.correct(prediction)) / static_cast<double>(report.samples);
     set_zero(gradient);
-    run.model.backward(slope, tape, gradient, executor);
+    run.model.backward(grad, tape, gradient, executor);
     report.gradient_norm = settings.max_norm > 0 ? clip_global_norm(gradient, settings.max_norm, executor)
                                                  : global_norm(gradient, executor);
-    report.skipped = !is_finite(report.loss) || !is_finite(report.gradient_norm);
+    const auto clipped = static_cast<Scalar>(
+        settings.max_norm > 0 ? (std::min)(report.gradient_norm, settings.max_norm) : report.gradient_norm);
+    report.skipped =
+        !is_finite(report.loss) || !is_finite(report.gradient_norm) || !is_finite(Scalar(clipped * clipped));
     if (report.skipped && settings.non_finite == NonFinite::raise)
       throw std::runtime_error("ddl::fit: at step " + std::to_string(run.step + 1) + " the loss is " +
                                number_text(report.loss) + " and the gradient's norm " +
-                               number_text(report.gradient_norm));
+                               number_text(report.gradient_norm) +
+                               ", expected finite numbers, and a norm whose square does not overflow");
     if (report.skipped && settings.non_finite == NonFinite::stop) {
-      result.ending = Ending::not_finite;
+      result.stop_reason = StopReason::not_finite;
       break;
     }
-    if (settings.learning_rate) run.optimizer.settings.learning_rate = settings.learning_rate(run.step);
-    report.learning_rate = run.optimizer.settings.learning_rate;
-    if (!report.skipped) run.optimizer.step(run.model, gradient, executor);
+    if (!report.skipped) {
+      run.optimizer.step(run.model, gradient, executor);
+      ++updates;
+    }
     result.skipped += report.skipped;
     report.step = ++run.step;
     report.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    ((go_on = detail::observe(observers, seen) == Flow::go_on && go_on), ...);
-    if (!go_on) result.ending = Ending::stopped;
+    ((go_on = detail::observe(observers, context()) && go_on), ...);
+    if (!go_on) result.stop_reason = StopReason::observer;
   }
-  (detail::finish(observers, seen), ...);
+  const bool finite = all_parameters_finite(run.model);
+  if (!finite && settings.non_finite == NonFinite::raise)
+    throw std::runtime_error("ddl::fit: after step " + std::to_string(run.step) +
+                             " a parameter of the model is not finite");
+  if (!finite || (result.skipped > 0 && updates == 0)) result.stop_reason = StopReason::not_finite;
+  (detail::finish(observers, context()), ...);
   return result;
 }
 
 /// The same on the calling thread alone.
-template <class Model, TrainingData<Model> Data, class... Observers>
-FitResult fit(TrainingRun<Model>& run, Data& data, const FitSettings& settings, Observers&&... observers) {
+template <class Run, TrainingData<typename Run::Model> Data, class... Observers>
+FitResult fit(Run& run, Data& data, const FitSettings& settings, Observers&&... observers) {
   return fit_on(Serial{}, run, data, settings, observers...);
 }
 

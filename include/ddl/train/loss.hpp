@@ -11,22 +11,22 @@
 
 namespace ddl {
 
-/// L = mean over all entries of (prediction - target)^2, and slope = dL/dprediction.
+/// L = mean over all entries of (prediction - target)^2, and grad = dL/dprediction.
 /// @return L; 0 for an empty batch. @throws std::invalid_argument if a shape does not fit.
 template <class P, class T, class D, Executor E = Serial>
 double mean_squared_error(const Eigen::MatrixBase<P>& prediction, const Eigen::MatrixBase<T>& target,
-                          Eigen::MatrixBase<D>& slope, const E& executor = {}) {
+                          Eigen::MatrixBase<D>& grad, const E& executor = {}) {
   using Scalar = typename P::Scalar;
   check_shape("ddl::mean_squared_error", "target", target, prediction.rows(), prediction.cols());
-  check_shape("ddl::mean_squared_error", "slope", slope, prediction.rows(), prediction.cols());
+  check_shape("ddl::mean_squared_error", "grad", grad, prediction.rows(), prediction.cols());
   if (prediction.size() == 0) return 0;
   const double share = 1 / static_cast<double>(prediction.size());
   return share * sum_ranges(executor, prediction.cols(), [&](Index begin, Index end) {
            double sum = 0;
            for (Index n = begin; n < end; ++n) {
-             slope.col(n) = prediction.col(n) - target.col(n);
-             sum += slope.col(n).template cast<double>().squaredNorm();
-             slope.col(n) *= static_cast<Scalar>(2 * share);
+             grad.col(n) = prediction.col(n) - target.col(n);
+             sum += grad.col(n).template cast<double>().squaredNorm();
+             grad.col(n) *= static_cast<Scalar>(2 * share);
            }
            return sum;
          });
@@ -35,19 +35,19 @@ double mean_squared_error(const Eigen::MatrixBase<P>& prediction, const Eigen::M
 /// The label of a sample that does not count.
 inline constexpr int ignored_label = -1;
 
-/// L = mean over the samples that count of -log softmax(logits)[label], and slope = dL/dlogits, 0
+/// L = mean over the samples that count of -log softmax(logits)[label], and grad = dL/dlogits, 0
 /// where ignored. The largest logit is taken out first: exp does not overflow, and log is never taken of 0.
 ///
-///   logits, slope: classes x N    labels: N, each 0 .. classes - 1 or ignored_label
+///   logits, grad: classes x N    labels: N, each 0 .. classes - 1 or ignored_label
 ///
 /// @return L; 0 if no sample counts. @throws std::invalid_argument if a shape or a label does not fit;
 /// nothing is written then.
 template <class P, class D, Executor E = Serial>
 double softmax_cross_entropy(const Eigen::MatrixBase<P>& logits, std::span<const int> labels,
-                             Eigen::MatrixBase<D>& slope, const E& executor = {}) {
+                             Eigen::MatrixBase<D>& grad, const E& executor = {}) {
   using Scalar = typename P::Scalar;
   constexpr const char* where = "ddl::softmax_cross_entropy";
-  check_shape(where, "slope", slope, logits.rows(), logits.cols());
+  check_shape(where, "grad", grad, logits.rows(), logits.cols());
   if (static_cast<Index>(labels.size()) != logits.cols())
     fail(where, "the number of labels", std::to_string(labels.size()), std::to_string(logits.cols()));
   Index counted = 0;
@@ -58,7 +58,7 @@ double softmax_cross_entropy(const Eigen::MatrixBase<P>& logits, std::span<const
     counted += label != ignored_label;
   }
   if (counted == 0) {
-    slope.setZero();
+    grad.setZero();
     return 0;
   }
   const double share = 1 / static_cast<double>(counted);
@@ -67,22 +67,23 @@ double softmax_cross_entropy(const Eigen::MatrixBase<P>& logits, std::span<const
            for (Index n = begin; n < end; ++n) {
              const int label = labels[static_cast<std::size_t>(n)];
              if (label == ignored_label) {
-               slope.col(n).setZero();
+               grad.col(n).setZero();
                continue;
              }
              const Scalar largest = logits.col(n).maxCoeff();
              const double correct = static_cast<double>(logits(label, n) - largest);
-             slope.col(n).array() = (logits.col(n).array() - largest).exp();
-             const Scalar total = slope.col(n).sum();
+             grad.col(n).array() = (logits.col(n).array() - largest).exp();
+             const Scalar total = grad.col(n).sum();
              sum += std::log(static_cast<double>(total)) - correct;
-             slope.col(n) *= static_cast<Scalar>(share) / total;
-             slope(label, n) -= static_cast<Scalar>(share);
+             grad.col(n) *= static_cast<Scalar>(share) / total;
+             grad(label, n) -= static_cast<Scalar>(share);
            }
            return sum;
          });
 }
 
-/// The number of samples whose largest logit is the label's; ignored samples are not counted.
+/// The number of samples whose largest logit is the label's. Ignored samples do not count, nor do samples with a logit
+/// that is not finite: they have no prediction. @throws std::invalid_argument if the number of labels does not fit.
 template <class P>
 Index correct_predictions(const Eigen::MatrixBase<P>& logits, std::span<const int> labels) {
   if (static_cast<Index>(labels.size()) != logits.cols())
@@ -90,6 +91,7 @@ Index correct_predictions(const Eigen::MatrixBase<P>& logits, std::span<const in
          std::to_string(logits.cols()));
   Index correct = 0;
   for (Index n = 0; n < logits.cols(); ++n) {
+    if (!all_finite(logits.col(n))) continue;
     Index best = 0;
     logits.col(n).maxCoeff(&best);
     correct += best == labels[static_cast<std::size_t>(n)];

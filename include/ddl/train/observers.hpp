@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file  Observers of a training run: progress, time limit, validation with early stopping, gates. Those that write
-/// files are in io. An observer of one's own is any function of an Observation.
+/// files are in io. An observer of one's own is any function of a StepContext (train/fit.hpp).
 #pragma once
 
 #if __has_include(<unistd.h>)
@@ -21,7 +21,7 @@
 
 namespace ddl {
 
-/// Whether somebody looks at the stream: false where the system does not tell.
+/// True if the stream is a terminal; false where the system does not tell.
 inline bool is_terminal([[maybe_unused]] std::FILE* stream) {
 #if __has_include(<unistd.h>)
   return isatty(fileno(stream)) != 0;
@@ -37,34 +37,44 @@ struct ProgressBarSettings {
   std::optional<bool> shows = {};  ///< empty: where the stream is a terminal
 };
 
-/// Redraws one line: steps, a running mean of loss and accuracy, samples/s, the time left. Says nothing where the
-/// stream is not a terminal.
+/// Redraws one line: steps, a running mean of loss and accuracy, samples/s, the time left. Prints nothing if the stream
+/// is not a terminal. The line is ended by finish, or by the destructor if fit throws.
 class ProgressBar {
  public:
   explicit ProgressBar(ProgressBarSettings settings = {})
       : settings_(std::move(settings)), shows_(settings_.shows.value_or(is_terminal(settings_.stream))) {}
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+  ~ProgressBar() { end_line(); }
 
-  template <class Seen>
-  void operator()(const Seen& seen) {
-    const StepReport& now = seen.report;
+  template <class Context>
+  void operator()(const Context& context) {
+    const StepReport& now = context.report;
     samples_ += now.samples;
     if (first_ < 0) first_ = now.step - 1;
     const auto blend = [&](double& mean, double value) {
       if (is_finite(value)) mean = is_finite(mean) ? 0.98 * mean + 0.02 * value : value;
     };
     blend(loss_, now.loss);
-    blend(correct_, now.correct);
+    blend(accuracy_, now.accuracy);
     if (shows_ && (now.seconds - drawn_ > 0.1 || now.step == now.steps)) draw(now);
   }
-  template <class Seen>
-  void finish(const Seen&) {
-    if (shows_) std::fputc('\n', settings_.stream);
-    *this = ProgressBar(settings_);
+  template <class Context>
+  void finish(const Context&) {
+    end_line();
+    samples_ = 0;
+    first_ = -1;
+    loss_ = accuracy_ = std::numeric_limits<double>::quiet_NaN();
+    drawn_ = -1;
   }
 
  private:
+  void end_line() {
+    if (std::exchange(open_, false)) std::fputc('\n', settings_.stream);
+  }
   void draw(const StepReport& now) {
     drawn_ = now.seconds;
+    open_ = true;
     const double share = static_cast<double>(now.step) / static_cast<double>(now.steps);
     const auto made = static_cast<double>(now.step - first_);
     const auto left = static_cast<long>(now.seconds / made * static_cast<double>(now.steps - now.step));
@@ -72,31 +82,32 @@ class ProgressBar {
     std::fill_n(bar.begin(), static_cast<int>(share * 24), '#');
     std::fprintf(settings_.stream, "\r%s[%s] %3.0f %%  loss %.4f", settings_.title.c_str(), bar.c_str(),
                  100 * share, loss_);
-    if (is_finite(correct_)) std::fprintf(settings_.stream, "  correct %.2f %%", 100 * correct_);
+    if (is_finite(accuracy_)) std::fprintf(settings_.stream, "  accuracy %.2f %%", 100 * accuracy_);
     std::fprintf(settings_.stream, "  %.0f %s/s  %ld:%02ld left ",
                  static_cast<double>(samples_) / now.seconds, settings_.unit.c_str(), left / 60, left % 60);
     std::fflush(settings_.stream);
   }
 
   ProgressBarSettings settings_;
-  bool shows_;
+  bool shows_, open_ = false;
   Index samples_ = 0, first_ = -1;
-  double loss_ = std::numeric_limits<double>::quiet_NaN(), correct_ = loss_, drawn_ = -1;
+  double loss_ = std::numeric_limits<double>::quiet_NaN(), accuracy_ = loss_, drawn_ = -1;
 };
 
 /// Ends the run after so many seconds.
 struct TimeLimit {
   double seconds;
 
-  template <class Seen>
-  Flow operator()(const Seen& seen) const {
-    return seen.report.seconds < seconds ? Flow::go_on : Flow::stop;
+  template <class Context>
+  bool operator()(const Context& context) const {
+    return context.report.seconds < seconds;
   }
 };
 
-/// Every `every` steps and at the end calls measure(model), a loss over data that are not learned from; ends the run
-/// when `patience` measurements have brought nothing better, and gives the run its best model back
-/// (so an observer that saves the run stands before this one). No checkpoint has its memory: a run that goes on waits anew. A measurement that is not finite is not better.
+/// Early stopping. Calls measure(model), a loss over data that are not learned from, every `every` steps and after the
+/// last, and ends the run when `patience` measurements in a row were not better than the best. A measurement that is not
+/// finite is not better. The run keeps its last model; best_model() is the best. Patience is not checkpointed: it
+/// restarts on resume.
 template <class Model>
 class Validation {
  public:
@@ -111,32 +122,33 @@ class Validation {
 
   double best() const noexcept { return best_; }
   Index best_step() const noexcept { return best_step_; }
+  /// The model at best_step(); empty if no measurement was finite.
+  const std::optional<Model>& best_model() const noexcept { return model_; }
   /// (step, loss) of every measurement.
   const std::vector<std::pair<Index, double>>& history() const noexcept { return history_; }
 
-  template <class Seen>
-  Flow operator()(const Seen& seen) {
-    if (seen.report.step % every_ != 0) return Flow::go_on;
-    measure(seen);
-    return waited_ < patience_ ? Flow::go_on : Flow::stop;
+  template <class Context>
+  bool operator()(const Context& context) {
+    if (context.report.step % every_ != 0) return true;
+    measure(context.run);
+    return waited_ < patience_;
   }
-  template <class Seen>
-  void finish(const Seen& seen) {
-    if (history_.empty() || history_.back().first != seen.run.step) measure(seen);
-    if (model_) seen.run.model = *model_;
+  template <class Context>
+  void finish(const Context& context) {
+    if (history_.empty() || history_.back().first != context.run.step) measure(context.run);
   }
 
  private:
-  template <class Seen>
-  void measure(const Seen& seen) {
-    const double loss = measure_(seen.run.model);
-    history_.emplace_back(seen.run.step, loss);
+  template <class Run>
+  void measure(const Run& run) {
+    const double loss = measure_(run.model);
+    history_.emplace_back(run.step, loss);
     ++waited_;
     if (!is_finite(loss) || !(loss < best_)) return;
     waited_ = 0;
     best_ = loss;
-    best_step_ = seen.run.step;
-    model_ = seen.run.model;
+    best_step_ = run.step;
+    model_ = run.model;
   }
 
   Index every_, patience_;
@@ -147,13 +159,13 @@ class Validation {
   std::vector<std::pair<Index, double>> history_;
 };
 
-/// Keeps, every `every` steps, the mean gate of every layer over the batch; nothing of the additive control, which has
-/// no gates.
+/// Records the mean gate of every layer over the batch every `every` steps. The additive control has no gates: nothing is
+/// recorded.
 class GateRecorder {
  public:
   struct Entry {
     Index step;
-    std::vector<double> mean_beta;  ///< of each layer
+    std::vector<double> mean_beta;  ///< of each block
   };
 
   /// @throws std::invalid_argument if `every` is below 1.
@@ -161,11 +173,11 @@ class GateRecorder {
 
   const std::vector<Entry>& entries() const noexcept { return entries_; }
 
-  template <class Seen>
-  void operator()(const Seen& seen) {
-    if (seen.report.step % every_ != 0) return;
-    Entry entry{seen.report.step, {}};
-    seen.run.model.for_each_edit(seen.tape, [&](const auto& block, const auto& edit) {
+  template <class Context>
+  void operator()(const Context& context) {
+    if (context.report.step % every_ != 0) return;
+    Entry entry{context.report.step, {}};
+    context.run.model.for_each_edit(context.tape, [&](const auto& block, const auto& edit) {
       if (block.gate) entry.mean_beta.push_back(static_cast<double>(edit.inputs.beta.mean()));
     });
     if (!entry.mean_beta.empty()) entries_.push_back(std::move(entry));

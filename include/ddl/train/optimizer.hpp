@@ -4,6 +4,9 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
+#include <limits>
+#include <string_view>
 #include <tuple>
 
 #include "ddl/core/executor.hpp"
@@ -27,6 +30,32 @@ void for_segments(const E& executor, const F& f, First& first, Rest&... rest) {
 }
 
 }  // namespace detail
+
+/// What fit needs of an optimizer. It is a part whose parameters are its moments, so that a checkpoint saves them.
+///
+///     using Settings = ...                   made from (model, settings); `settings.learning_rate` may change between steps
+///     step(model, gradient, executor)        one update
+///
+/// For checkpoints also:
+///
+///     static constexpr std::string_view kind         its name
+///     static void visit_numbers(self, visit)         calls visit(name, number) for each number to save: double or Index
+///     check()                                        throws std::invalid_argument if one of them is out of range
+template <class O, class Model>
+concept Optimizer = Part<O> &&
+    requires(O& optimizer, Model& model, const Model& gradient, const typename O::Settings& settings) {
+  O(gradient, settings);
+  { optimizer.settings.learning_rate } -> std::convertible_to<double>;
+  optimizer.step(model, gradient, Serial{});
+};
+
+/// Whether every parameter is finite.
+template <class Model>
+bool all_parameters_finite(const Model& model) {
+  bool finite = true;
+  for_each_parameter([&](const ParameterPath&, const auto& p) { finite = finite && all_finite(p); }, model);
+  return finite;
+}
 
 /// The Euclidean norm over all parameters, summed in double.
 template <class Model, Executor E = Serial>
@@ -77,6 +106,8 @@ struct SgdSettings {
 template <class Model>
 struct Sgd {
   using Scalar = typename Model::Scalar;
+  using Settings = SgdSettings;
+  static constexpr std::string_view kind = "SGD";
 
   SgdSettings settings;
   Model velocity;
@@ -86,6 +117,17 @@ struct Sgd {
   /// @throws std::invalid_argument if a setting is out of range.
   explicit Sgd(const Model& model, const SgdSettings& settings_ = {})
       : settings(settings_), velocity(zeros_like(model)) {
+    check();
+  }
+
+  template <class Self, class F>
+  static void visit_numbers(Self& self, const F& visit) {
+    visit("learning_rate", self.settings.learning_rate);
+    visit("momentum", self.settings.momentum);
+    visit("weight_decay", self.settings.weight_decay);
+  }
+  /// @throws std::invalid_argument if a setting is out of range.
+  void check() const {
     constexpr const char* where = "ddl::Sgd";
     check_range(where, "learning_rate", settings.learning_rate, settings.learning_rate >= 0,
                 "a number of at least 0");
@@ -129,9 +171,14 @@ struct AdamWSettings {
 ///     p -= rate / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 ///
 /// A schedule sets settings.learning_rate before each step.
+///
+/// g is the gradient's entry clamped to +-largest_gradient() (9.2e18 in float). Without that g^2 may overflow, v would
+/// be infinite from then on, and the parameter would never move again. NaN and infinity are not clamped.
 template <class Model>
 struct AdamW {
   using Scalar = typename Model::Scalar;
+  using Settings = AdamWSettings;
+  static constexpr std::string_view kind = "AdamW";
 
   AdamWSettings settings;
   Model first_moment, second_moment;
@@ -145,6 +192,26 @@ struct AdamW {
   /// @throws std::invalid_argument if a setting is out of range.
   explicit AdamW(const Model& model, const AdamWSettings& settings_ = {})
       : settings(settings_), first_moment(zeros_like(model)), second_moment(first_moment) {
+    check();
+  }
+
+  /// Half the square root of the largest number.
+  static Scalar largest_gradient() {
+    using std::sqrt;
+    return sqrt((std::numeric_limits<Scalar>::max)()) / Scalar(2);
+  }
+
+  template <class Self, class F>
+  static void visit_numbers(Self& self, const F& visit) {
+    visit("steps", self.steps);
+    visit("learning_rate", self.settings.learning_rate);
+    visit("beta1", self.settings.beta1);
+    visit("beta2", self.settings.beta2);
+    visit("eps", self.settings.eps);
+    visit("weight_decay", self.settings.weight_decay);
+  }
+  /// @throws std::invalid_argument if a setting or the number of steps is out of range.
+  void check() const {
     constexpr const char* where = "ddl::AdamW";
     check_range(where, "learning_rate", settings.learning_rate, settings.learning_rate >= 0,
                 "a number of at least 0");
@@ -153,6 +220,7 @@ struct AdamW {
     check_range(where, "eps", settings.eps, settings.eps > 0, "a number above 0");
     check_range(where, "weight_decay", settings.weight_decay, settings.weight_decay >= 0,
                 "a number of at least 0");
+    if (steps < 0) fail(where, "steps", std::to_string(steps), "at least 0");
   }
 
   template <Executor E = Serial>
@@ -169,13 +237,15 @@ struct AdamW {
           const auto rate = static_cast<Scalar>(settings.learning_rate / correction1);
           const auto unbias = static_cast<Scalar>(1 / std::sqrt(correction2));
           const auto eps = static_cast<Scalar>(settings.eps);
+          const Scalar most = largest_gradient();
           const auto kept =
               static_cast<Scalar>(path.is_vector() ? 1 : 1 - settings.learning_rate * settings.weight_decay);
           detail::for_segments(
               executor,
               [&](auto ps, auto gs, auto ms, auto vs) {
-                ms = b1 * ms + rest1 * gs;
-                vs = b2 * vs + rest2 * gs.square();
+                const auto clamped = gs.min(most).max(-most) + Scalar(0) * gs;  // NaN and infinity give NaN
+                ms = b1 * ms + rest1 * clamped;
+                vs = b2 * vs + rest2 * clamped.square();
                 ps = kept * ps - rate * ms / (vs.sqrt() * unbias + eps);
               },
               p, g, m, v);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file  Learning-rate schedules: functions from the step, counted from 0, to the rate.
+///
+/// A schedule of one's own is any such function; fit refuses a rate that is negative or not finite.
 #pragma once
 
 #include <algorithm>
@@ -38,7 +40,9 @@ class WarmupCosine {
 
   const WarmupCosineSettings& settings() const noexcept { return settings_; }
 
-  double operator()(Index step) const noexcept {
+  /// @throws std::invalid_argument if step is negative.
+  double operator()(Index step) const {
+    if (step < 0) fail("ddl::WarmupCosine", "step", std::to_string(step), "at least 0");
     const auto [peak, floor, warmup, steps] = settings_;
     if (step >= steps) return floor;
     if (step < warmup) return peak * static_cast<double>(step + 1) / static_cast<double>(warmup);

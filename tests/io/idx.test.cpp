@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "ddl/data/idx.hpp"
+#include "ddl/io/idx.hpp"
 
 #include "support/allocations.hpp"
 #include "support/catch.hpp"
@@ -30,7 +30,7 @@ std::string idx(int type, std::initializer_list<std::uint32_t> shape, const std:
 
 }  // namespace
 
-TEST_CASE("images of bytes become columns between 0 and 1", "[datasets][idx]") {
+TEST_CASE("images of bytes become columns between 0 and 1", "[io][idx]") {
   const std::string bytes = idx(8, {2, 2, 3}, "\x00\x01\x02\x03\x04\x05\xff\x80\x40\x20\x10\x08"s);
   Matrix<double> expected(6, 2);
   expected << 0, 255, 1, 128, 2, 64, 3, 32, 4, 16, 5, 8;
@@ -39,7 +39,7 @@ TEST_CASE("images of bytes become columns between 0 and 1", "[datasets][idx]") {
   CHECK(parse_idx_images<Eigen::half>(bytes, "x")(0, 1) == Eigen::half(1.f));
 }
 
-TEST_CASE("every type of element is read as it is", "[datasets][idx]") {
+TEST_CASE("every type of element is read as it is", "[io][idx]") {
   const Matrix<double> expected = Eigen::RowVector3d(-1, 2, 100);
   const auto check = [&](int type, const std::string& data) {
     CHECK(parse_idx_images<double>(idx(type, {3}, data), "x") == expected);
@@ -53,7 +53,7 @@ TEST_CASE("every type of element is read as it is", "[datasets][idx]") {
         Eigen::RowVector2d(0x01020304, -2));
 }
 
-TEST_CASE("labels are integers of any size", "[datasets][idx]") {
+TEST_CASE("labels are integers of any size", "[io][idx]") {
   const std::vector<int> expected = {7, 0, 100};
   CHECK(parse_idx_labels(idx(8, {3}, "\x07\x00\x64"s), "x") == expected);
   CHECK(parse_idx_labels(idx(8, {2}, "\xff\x80"), "x") == std::vector{255, 128});
@@ -68,7 +68,7 @@ TEST_CASE("labels are integers of any size", "[datasets][idx]") {
                     "NAME: has shape (1, 2), expected one label for each sample");
 }
 
-TEST_CASE("an array may have 1 to 8 dimensions, and be empty", "[datasets][idx]") {
+TEST_CASE("an array may have 1 to 8 dimensions, and be empty", "[io][idx]") {
   const std::string eight = idx(8, {2, 1, 2, 1, 1, 2, 1, 1}, "\0\1\2\3\4\5\6\7"s);
   const auto images = parse_idx_images<double>(eight, "x");
   CHECK(images.rows() == 4);
@@ -83,7 +83,7 @@ TEST_CASE("an array may have 1 to 8 dimensions, and be empty", "[datasets][idx]"
         "NAME: has " + std::to_string(static_cast<unsigned char>(rank)) + " dimensions, expected 1 to 8");
 }
 
-TEST_CASE("files are read as their bytes are", "[datasets][idx]") {
+TEST_CASE("files are read as their bytes are", "[io][idx]") {
   const TemporaryFolder folder;
   write_file(folder / "images", idx(8, {1, 2}, "\xff\x00"s));
   write_file(folder / "labels", idx(8, {1}, "\x03"));
@@ -95,7 +95,7 @@ TEST_CASE("files are read as their bytes are", "[datasets][idx]") {
                     ContainsSubstring(folder / "images: is 0 bytes long"));
 }
 
-TEST_CASE("a file that is not what its header says is refused", "[datasets][idx][errors]") {
+TEST_CASE("a file that is not what its header says is refused", "[io][idx][errors]") {
   const auto check = [](const std::string& bytes, const std::string& problem) {
     INFO(problem);
     const auto use = heap_use_of([&] {

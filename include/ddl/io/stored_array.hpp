@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "ddl/core/batch.hpp"
-#include "ddl/data/messages.hpp"
+#include "ddl/io/messages.hpp"
 
 namespace ddl::detail {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "ddl/data/npy.hpp"
+#include "ddl/io/npy.hpp"
 
 #include "support/allocations.hpp"
 #include "support/catch.hpp"
@@ -41,7 +41,7 @@ std::string bytes_of(char order, std::initializer_list<double> values) {
 
 }  // namespace
 
-TEST_CASE("files as NumPy writes them are read", "[datasets][npy]") {
+TEST_CASE("files as NumPy writes them are read", "[io][npy]") {
   // By NumPy 1.24.2, whose data begin at a multiple of 64 bytes.
   const auto saved = [](std::string header, const std::string& data) {
     header.resize(127, ' ');
@@ -73,7 +73,7 @@ TEST_CASE("files as NumPy writes them are read", "[datasets][npy]") {
 }
 
 TEMPLATE_TEST_CASE("every type is read in both byte orders, both orders of indices and all versions",
-                   "[datasets][npy]", std::int8_t, std::int16_t, std::int32_t, std::int64_t, std::uint8_t,
+                   "[io][npy]", std::int8_t, std::int16_t, std::int32_t, std::int64_t, std::uint8_t,
                    std::uint16_t, std::uint32_t, std::uint64_t, Eigen::half, float, double) {
   using T = TestType;
   const std::string type = (!std::is_integral_v<T> ? "f"
@@ -97,18 +97,18 @@ TEMPLATE_TEST_CASE("every type is read in both byte orders, both orders of indic
   }
 }
 
-TEST_CASE("booleans are 0 and 1", "[datasets][npy]") {
+TEST_CASE("booleans are 0 and 1", "[io][npy]") {
   const std::string bytes = npy("|b1", false, "(3,)", "\0\1\2"s);
   CHECK(parse_npy<double>(bytes, "x") == Eigen::Vector3d(0, 1, 1));
   CHECK(parse_npy_labels(bytes, "x") == std::vector{0, 1, 1});
 }
 
-TEST_CASE("the limits of integers become the nearest real numbers", "[datasets][npy]") {
+TEST_CASE("the limits of integers become the nearest real numbers", "[io][npy]") {
   CHECK(parse_npy<double>(npy("<u8", false, "(1,)", std::string(8, '\xff')), "x")(0, 0) == 0x1p64);
   CHECK(parse_npy<double>(npy(">i8", false, "(1,)", "\x80" + std::string(7, '\0')), "x")(0, 0) == -0x1p63);
 }
 
-TEST_CASE("any number of dimensions becomes samples of features, the last index fastest", "[datasets][npy]") {
+TEST_CASE("any number of dimensions becomes samples of features, the last index fastest", "[io][npy]") {
   // Element (i, j, k) of 2 x 3 x 2 is 100 i + 10 j + k.
   Matrix<double> expected(6, 2);
   expected << 0, 100, 1, 101, 10, 110, 11, 111, 20, 120, 21, 121;
@@ -124,7 +124,7 @@ TEST_CASE("any number of dimensions becomes samples of features, the last index 
   CHECK(parse_npy_samples<double>(npy("|i1", false, "()", "\x05"), "x").size() == 1);
 }
 
-TEST_CASE("an empty array keeps its shape", "[datasets][npy]") {
+TEST_CASE("an empty array keeps its shape", "[io][npy]") {
   const auto rows = parse_npy<float>(npy("<f8", false, "(0, 3)", ""), "x");
   CHECK((rows.rows() == 0 && rows.cols() == 3));
   const auto cols = parse_npy<float>(npy("<f8", true, "(3, 0)", ""), "x");
@@ -132,7 +132,7 @@ TEST_CASE("an empty array keeps its shape", "[datasets][npy]") {
   CHECK(parse_npy_labels(npy("<i8", false, "(0,)", ""), "x").empty());
 }
 
-TEST_CASE("labels are integers, one for each sample", "[datasets][npy]") {
+TEST_CASE("labels are integers, one for each sample", "[io][npy]") {
   CHECK(parse_npy_labels(npy(">i8", false, "(3,)", bytes_of<std::int64_t>('>', {2, 0, 70000})), "x") ==
         std::vector{2, 0, 70000});
   CHECK(parse_npy_labels(npy("|u1", false, "(2, 1)", "\xff\x01"), "x") == std::vector{255, 1});
@@ -146,7 +146,7 @@ TEST_CASE("labels are integers, one for each sample", "[datasets][npy]") {
                     "NAME: label 0 is 2147483648, expected 0 to 2147483647");
 }
 
-TEMPLATE_TEST_CASE("what is written is read again", "[datasets][npy]", float, double) {
+TEMPLATE_TEST_CASE("what is written is read again", "[io][npy]", float, double) {
   using Scalar = TestType;
   const TemporaryFolder folder;
   const auto check = [&](const auto& values, const std::string& shape) {
@@ -170,14 +170,14 @@ TEMPLATE_TEST_CASE("what is written is read again", "[datasets][npy]", float, do
   CHECK(read_npy_labels(folder / "y.npy") == std::vector{9});
 }
 
-TEST_CASE("bytes are written little-endian, the first index fastest", "[datasets][npy]") {
+TEST_CASE("bytes are written little-endian, the first index fastest", "[io][npy]") {
   const std::string bytes = npy_bytes((Matrix<float>(2, 2) << 1, 2, 3, 4).finished());
   CHECK(bytes.starts_with(
       "\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2), } "s));
   CHECK(bytes.substr(128) == bytes_of<float>('<', {1, 3, 2, 4}));
 }
 
-TEST_CASE("a file that is not what its header says is refused", "[datasets][npy][errors]") {
+TEST_CASE("a file that is not what its header says is refused", "[io][npy][errors]") {
   const auto check = [](const std::string& bytes, const std::string& problem) {
     INFO(problem);
     const auto use = heap_use_of([&] {

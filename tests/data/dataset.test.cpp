@@ -25,7 +25,7 @@ Dataset<Scalar> five_samples() {
 
 }  // namespace
 
-TEST_CASE("a data set is split into views of its own memory", "[datasets][dataset]") {
+TEST_CASE("a data set is split into views of its own memory", "[data][dataset]") {
   const Dataset<float> data = five_samples();
   const auto [first, rest] = data.split(2);
   CHECK(first.size() == 2);
@@ -45,7 +45,7 @@ TEST_CASE("a data set is split into views of its own memory", "[datasets][datase
   CHECK(allocations_in([&] { data.split(3); }) == 0);
 }
 
-TEST_CASE("labels and targets may be absent", "[datasets][dataset]") {
+TEST_CASE("labels and targets may be absent", "[data][dataset]") {
   const Dataset<double> data{.inputs = Matrix<double>::Ones(2, 5)};
   const auto [first, rest] = data.split(2);
   CHECK(first.labels.empty());
@@ -54,7 +54,7 @@ TEST_CASE("labels and targets may be absent", "[datasets][dataset]") {
   CHECK(data.class_count() == 0);
 }
 
-TEST_CASE("there are as many classes as have names or occur", "[datasets][dataset]") {
+TEST_CASE("there are as many classes as have names or occur", "[data][dataset]") {
   Dataset<float> data = five_samples();
   CHECK(data.class_count() == 4);
   data.class_names = {"a", "b", "c", "d", "e", "f"};
@@ -63,7 +63,7 @@ TEST_CASE("there are as many classes as have names or occur", "[datasets][datase
   CHECK(data.class_count() == 4);
 }
 
-TEST_CASE("what does not fit a data set is refused", "[datasets][dataset][errors]") {
+TEST_CASE("what does not fit a data set is refused", "[data][dataset][errors]") {
   const Dataset<float> good = five_samples();
   Dataset<float> data = good;
   data.labels.pop_back();
@@ -83,7 +83,7 @@ TEST_CASE("what does not fit a data set is refused", "[datasets][dataset][errors
 }
 
 TEMPLATE_TEST_CASE("standardised features have mean 0 and deviation 1, and go back to what they were",
-                   "[datasets][standardisation]", float, double) {
+                   "[data][standardisation]", float, double) {
   using Scalar = TestType;
   Random random(1);
   Matrix<Scalar> x(3, 1000);
@@ -105,7 +105,7 @@ TEMPLATE_TEST_CASE("standardised features have mean 0 and deviation 1, and go ba
   for (Index i = 0; i < 3; ++i) CHECK(relative_error(x.row(i), before.row(i)) <= identity_tolerance<Scalar>);
 }
 
-TEST_CASE("a mean that is large beside its deviation costs no digits", "[datasets][standardisation]") {
+TEST_CASE("a mean that is large beside its deviation costs no digits", "[data][standardisation]") {
   // The squares of 1e9 are spaced by 128: sum x^2 - N mean^2 would be noise.
   Matrix<double> x(1, 1001);
   for (Index n = 0; n < 1001; ++n) x(0, n) = 1e9 + static_cast<double>(n % 2);
@@ -119,7 +119,7 @@ TEST_CASE("a mean that is large beside its deviation costs no digits", "[dataset
   CHECK(Standardisation(y).mean[0] == Catch::Approx(1.1).epsilon(1e-6));
 }
 
-TEMPLATE_TEST_CASE("a constant feature has deviation 1 and becomes 0", "[datasets][standardisation]", float,
+TEMPLATE_TEST_CASE("a constant feature has deviation 1 and becomes 0", "[data][standardisation]", float,
                    double, Eigen::half) {
   using Scalar = TestType;
   Matrix<Scalar> x = Matrix<Scalar>::Constant(2, 777, Scalar(0.1f));
@@ -134,7 +134,7 @@ TEMPLATE_TEST_CASE("a constant feature has deviation 1 and becomes 0", "[dataset
 }
 
 TEST_CASE("the part to train on alone is standardised exactly, and the rest by its measure",
-          "[datasets][standardisation]") {
+          "[data][standardisation]") {
   Dataset<double> data{.inputs = Matrix<double>(1, 4)};
   data.inputs << 1, 3, 10, -4;
   const Standardisation standardisation(data.split(2).first.inputs);
@@ -144,7 +144,7 @@ TEST_CASE("the part to train on alone is standardised exactly, and the rest by i
   CHECK(data.inputs == Eigen::RowVector4d(1, 3, 8, -6));
 }
 
-TEST_CASE("a standardisation is a part with two vectors", "[datasets][standardisation]") {
+TEST_CASE("a standardisation is a part with two vectors", "[data][standardisation]") {
   const Standardisation<float> part(Matrix<float>::Ones(3, 2).eval());
   std::vector<std::string> names;
   for_each_parameter(
@@ -157,7 +157,7 @@ TEST_CASE("a standardisation is a part with two vectors", "[datasets][standardis
   CHECK(names == std::vector<std::string>{"mean", "deviation"});
 }
 
-TEST_CASE("what cannot be standardised is refused", "[datasets][standardisation][errors]") {
+TEST_CASE("what cannot be standardised is refused", "[data][standardisation][errors]") {
   CHECK_THROWS_WITH(Standardisation(Matrix<float>(2, 0)),
                     "ddl::Standardisation: the number of samples is 0, expected at least 1");
   const double bad =

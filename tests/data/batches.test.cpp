@@ -33,7 +33,7 @@ Order sorted(Order order) {
 
 }  // namespace
 
-TEST_CASE("every sample is visited once in an epoch, in another order each time", "[datasets][batches]") {
+TEST_CASE("every sample is visited once in an epoch, in another order each time", "[data][batches]") {
   Batches batches(10, {.batch_size = 4, .seed = 3});
   CHECK(batches.batches_per_epoch() == 3);
   const Order all = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
@@ -49,20 +49,20 @@ TEST_CASE("every sample is visited once in an epoch, in another order each time"
   CHECK(orders.insert(epoch(other)).second);
 }
 
-TEST_CASE("the order of an epoch is not that of a neighbour of its seed", "[datasets][batches]") {
+TEST_CASE("the order of an epoch is not that of a neighbour of its seed", "[data][batches]") {
   Batches a(50, {.seed = 7}), b(50, {.seed = 8});
   const Order first = epoch(a), second = epoch(a), other_first = epoch(b), other_second = epoch(b);
   CHECK(second != other_first);
   CHECK(first != other_second);
 }
 
-TEST_CASE("the order is the same under every compiler", "[datasets][batches]") {
+TEST_CASE("the order is the same under every compiler", "[data][batches]") {
   Batches batches(8, {.batch_size = 8, .seed = 1});
   CHECK(next(batches) == Order{4, 5, 6, 0, 1, 3, 2, 7});
   CHECK(next(batches) == Order{1, 5, 2, 4, 7, 0, 3, 6});
 }
 
-TEST_CASE("each place of an epoch gets each sample equally often", "[datasets][batches]") {
+TEST_CASE("each place of an epoch gets each sample equally often", "[data][batches]") {
   Batches batches(4, {.batch_size = 4});
   Eigen::Matrix4i counts = Eigen::Matrix4i::Zero();
   for (int e = 0; e < 4000; ++e) {
@@ -72,7 +72,7 @@ TEST_CASE("each place of an epoch gets each sample equally often", "[datasets][b
   CHECK((counts.array() - 1000).abs().maxCoeff() < 140);  // five deviations
 }
 
-TEST_CASE("the last batch is short, or left out", "[datasets][batches]") {
+TEST_CASE("the last batch is short, or left out", "[data][batches]") {
   const bool keep_short = GENERATE(true, false);
   Batches batches(10, {.batch_size = 4, .keep_short = keep_short});
   CHECK(batches.batches_per_epoch() == (keep_short ? 3 : 2));
@@ -86,7 +86,7 @@ TEST_CASE("the last batch is short, or left out", "[datasets][batches]") {
   CHECK(epoch(one).size() == 3);
 }
 
-TEST_CASE("samples come in their own order if they are not shuffled", "[datasets][batches]") {
+TEST_CASE("samples come in their own order if they are not shuffled", "[data][batches]") {
   Batches batches(5, {.batch_size = 2, .shuffle = false});
   for (int e = 0; e < 2; ++e) {
     CHECK(next(batches) == Order{0, 1});
@@ -95,7 +95,7 @@ TEST_CASE("samples come in their own order if they are not shuffled", "[datasets
   }
 }
 
-TEST_CASE("settings and position are all there is to save", "[datasets][batches]") {
+TEST_CASE("settings and position are all there is to save", "[data][batches]") {
   const BatchSettings settings{.batch_size = 3, .seed = 11};
   Batches batches(10, settings);
   std::vector<BatchPosition> positions;
@@ -112,7 +112,7 @@ TEST_CASE("settings and position are all there is to save", "[datasets][batches]
   }
 }
 
-TEST_CASE("no batch allocates, and no gather after the largest", "[datasets][batches]") {
+TEST_CASE("no batch allocates, and no gather after the largest", "[data][batches]") {
   Dataset<float> data{.inputs = Matrix<float>::Random(7, 10),
                       .labels = std::vector<int>(10, 1),
                       .targets = Matrix<float>::Random(2, 10)};
@@ -125,7 +125,7 @@ TEST_CASE("no batch allocates, and no gather after the largest", "[datasets][bat
         }) == 0);
 }
 
-TEST_CASE("a batch is the chosen samples side by side", "[datasets][batches]") {
+TEST_CASE("a batch is the chosen samples side by side", "[data][batches]") {
   Dataset<double> data{.inputs = Matrix<double>::Random(3, 6), .labels = {0, 1, 2, 3, 4, 5}};
   Batch<double> batch;
   SECTION("with labels and targets") {
@@ -156,7 +156,7 @@ TEST_CASE("a batch is the chosen samples side by side", "[datasets][batches]") {
   }
 }
 
-TEST_CASE("batches that cannot be are refused", "[datasets][batches][errors]") {
+TEST_CASE("batches that cannot be are refused", "[data][batches][errors]") {
   CHECK_THROWS_WITH(Batches(0, {}), "ddl::Batches: samples is 0, expected at least 1");
   CHECK_THROWS_WITH(Batches(5, {.batch_size = 0}), "ddl::Batches: batch_size is 0, expected at least 1");
   CHECK_THROWS_WITH(Batches(5, {.batch_size = 6, .keep_short = false}),

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "ddl/core/file.hpp"
+#include "ddl/io/file.hpp"
 
 namespace ddl::detail {
 

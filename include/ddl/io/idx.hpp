@@ -15,7 +15,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "ddl/data/stored_array.hpp"
+#include "ddl/io/stored_array.hpp"
 
 namespace ddl {
 
