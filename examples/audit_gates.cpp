@@ -148,14 +148,14 @@ ddl::GateAudit audit_classifier(const ddl::Checkpoint& checkpoint, const Net& ne
   ddl::GateAudit audit(net, spread(o.shortcuts, problem.test.size()));
   const ddl::ThreadPool pool(o.threads);
   const auto result = evaluate(net, problem.test.view(), pool, ddl::Memory::training,
-                               [&](const auto& cache) { audit.add(cache, pool); });
+                               [&](const auto& tape) { audit.add(net, tape, pool); });
   std::printf("%s, %s residual, on %ld test samples of %s: %.2f %% correct\n\n", o.model.c_str(),
               training::setting<std::string>(settings, "residual").c_str(), long(audit.samples()),
               problem.name.c_str(), 100 * result.accuracy);
   return audit;
 }
 
-/// A sample is a token; layers alternate attention and SwiGLU.
+/// A sample is a token; blocks alternate attention and SwiGLU.
 ddl::GateAudit audit_transformer(const ddl::Checkpoint& checkpoint, const language::Model& model,
                                  const Options& o) {
   const auto& settings = checkpoint.settings();
@@ -171,7 +171,7 @@ ddl::GateAudit audit_transformer(const ddl::Checkpoint& checkpoint, const langua
   ddl::GateAudit audit(model, spread(o.shortcuts, std::min(o.windows, most) * context));
   const ddl::ThreadPool pool(o.threads);
   const double loss = text_loss(model, split.held_out(), context, o.windows, pool, ddl::Memory::training,
-                                [&](const auto& cache) { audit.add(cache, pool); });
+                                [&](const auto& tape) { audit.add(model, tape, pool); });
   std::printf("%s, %s, on %ld tokens: loss %.4f\n\n", o.model.c_str(),
               training::setting<std::string>(settings, "variant").c_str(), long(audit.samples()), loss);
   return audit;

@@ -235,10 +235,11 @@ struct Options {
   }
 };
 
-constexpr std::array residuals{ddl::Rewrite::delta, ddl::Rewrite::write_only, ddl::Rewrite::additive};
+constexpr std::array residuals{ddl::UpdateRule::delta, ddl::UpdateRule::write_only,
+                               ddl::UpdateRule::additive};
 
 /// The residual of this name. @throws std::runtime_error if there is none.
-inline ddl::Rewrite residual_named(const std::string& name) {
+inline ddl::UpdateRule residual_named(const std::string& name) {
   for (const auto residual : residuals)
     if (name == name_of(residual)) return residual;
   throw std::runtime_error("the residual is " + name + ", expected delta, write_only or additive");
@@ -251,14 +252,14 @@ inline Net::Settings net_settings(const nlohmann::json& settings) {
                     .value_channels = training::setting<Index>(settings, "value_channels"),
                     .depth = training::setting<Index>(settings, "depth")};
   net.block.sublayer.hidden = training::setting<Index>(settings, "hidden");
-  net.block.rewrite = residual_named(training::setting<std::string>(settings, "residual"));
+  net.block.update = residual_named(training::setting<std::string>(settings, "residual"));
   return net;
 }
 
 /// What a checkpoint needs to know: the options, the residual, and of the problem its sizes, content, classes and
 /// standardisation. The additive control has no gates and values; its hidden layers are widened until it has as many
 /// parameters.
-inline nlohmann::json settings_of(const Options& options, const Problem& problem, ddl::Rewrite residual) {
+inline nlohmann::json settings_of(const Options& options, const Problem& problem, ddl::UpdateRule residual) {
   nlohmann::json settings = options.json();
   settings["inputs"] = problem.train.inputs.rows();
   settings["outputs"] = std::max(problem.train.class_count(), problem.test.class_count());
@@ -269,8 +270,8 @@ inline nlohmann::json settings_of(const Options& options, const Problem& problem
     settings["mean"] = list(problem.scale->mean);
     settings["deviation"] = list(problem.scale->deviation);
   }
-  settings["residual"] = name_of(ddl::Rewrite::delta);
-  if (residual == ddl::Rewrite::additive) {
+  settings["residual"] = name_of(ddl::UpdateRule::delta);
+  if (residual == ddl::UpdateRule::additive) {
     const Index wanted = parameter_count(Net(net_settings(settings)));
     settings["residual"] = name_of(residual);
     while (parameter_count(Net(net_settings(settings))) < wanted)
@@ -315,7 +316,7 @@ inline void number_classes(Data& data, const std::vector<std::string>& names) {
 }
 
 struct Trainer {
-  Trainer(const Options& options, const Problem& problem, ddl::Rewrite residual, int seed)
+  Trainer(const Options& options, const Problem& problem, ddl::UpdateRule residual, int seed)
       : settings(settings_of(options, problem, residual)),
         run(Net(net_settings(settings), static_cast<std::uint64_t>(seed)),
             {.weight_decay = options.weight_decay}),

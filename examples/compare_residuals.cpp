@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/// @file  The Delta rewrite beside its two controls, write-only (X + beta k v^T) and additive (X + F(X)), at equal
+/// @file  The delta update beside its two controls, write-only (X + beta k v^T) and additive (X + F(X)), at equal
 /// parameters, seeds, data order and steps (the additive one's hidden layers are widened to the parameters of the others),
 /// over several seeds.
 #include <ddl/train/observers.hpp>
@@ -18,10 +18,9 @@ struct Run {
 };
 
 struct Residual {
-  ddl::Rewrite kind;
+  ddl::UpdateRule kind;
   Index parameters = 0;
-  double flops = 0;  ///< of a training step: products, and the rewrite
-  double bytes = 0;  ///< kept for a step: activations, parameters, gradient, moments
+  double flops = 0;  ///< of a training step: products, and the update
   std::vector<Run> runs = {};
 
   template <class F>
@@ -40,8 +39,8 @@ double flops_of_step(const Net& net, Index batch) {
                      net);
   const double products = 6 * weights - 2 * double(net.embedding.weight.size());
   // Sums of products over a state, forward and backward: read, write; g, dX, and two for dkt.
-  const ddl::Rewrite kind = net.blocks.empty() ? ddl::Rewrite::additive : net.blocks.front().rewrite;
-  const double sums = kind == ddl::Rewrite::delta ? 6 : kind == ddl::Rewrite::write_only ? 3 : 1;
+  const ddl::UpdateRule kind = net.layers.empty() ? ddl::UpdateRule::additive : net.layers.front().update;
+  const double sums = kind == ddl::UpdateRule::delta ? 6 : kind == ddl::UpdateRule::write_only ? 3 : 1;
   return double(batch) * (products + 2 * sums * double(net.width() * net.value_channels() * net.depth()));
 }
 
@@ -92,7 +91,6 @@ void print_table(const std::vector<Residual>& all, int seeds) {
   };
   number("parameters", "%.0f", [](const Residual& r) { return double(r.parameters); });
   number("Mflop a step", "%.1f", [](const Residual& r) { return r.flops / 1e6; });
-  number("MB kept for a step", "%.2f", [](const Residual& r) { return r.bytes / 1e6; });
   std::printf("\n\nPaired over seeds (delta minus control; mean +- standard error)\n");
   for (std::size_t i = 1; i < all.size(); ++i) {
     std::vector<double> differences;
@@ -126,7 +124,6 @@ void write_results(const std::string& output, const Options& options, const std:
     document["residuals"].push_back({{"residual", name_of(residual.kind)},
                                      {"parameters", residual.parameters},
                                      {"flops_per_step", residual.flops},
-                                     {"bytes_per_step", residual.bytes},
                                      {"runs", runs}});
   }
   training::write_json(output + ".json", document);
@@ -145,7 +142,7 @@ int main(int argc, char** argv) {
     Options options;
     options.seeds = 5;
     std::string output;
-    CLI::App app("Compares the Delta rewrite with its write-only and additive controls.");
+    CLI::App app("Compares the delta update with its write-only and additive controls.");
     options.add_to(app);
     app.add_option("--output", output, "write OUTPUT.json, and tables and plots that begin with OUTPUT");
     CLI11_PARSE(app, argc, argv);
@@ -165,9 +162,6 @@ int main(int argc, char** argv) {
           const Net& net = trainer.run.model;
           residual.parameters = parameter_count(net);
           residual.flops = flops_of_step(net, options.batch);
-          residual.bytes =
-              double(net.bytes_per_sample_and_layer(ddl::Memory::training) * net.depth() * options.batch) +
-              16 * double(residual.parameters);
           const std::string title = "seed " + std::to_string(seed) + " " + name_of(residual.kind);
           residual.runs.push_back(train(trainer, problem, pool, title + " "));
           std::printf("%-20s correct %.2f %%, %.1f s\n", title.c_str(),

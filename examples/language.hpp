@@ -18,7 +18,7 @@
 #include <ddl/io/checkpoint.hpp>
 #include <ddl/io/file.hpp>
 #include <ddl/io/text.hpp>
-#include <ddl/model/sampling.hpp>
+#include <ddl/model/generate.hpp>
 
 #include "training.hpp"
 
@@ -77,21 +77,21 @@ inline const std::vector<std::string> variants = {"additive", "vdim1",          
                                                   "cc_ec",    "cc_ec_write_only"};
 
 /// A model by the name of its variant and its sizes.
-inline ddl::DeltaTransformerSettings model_settings(const nlohmann::json& settings) {
+inline ddl::DeltaTransformerSettings<> model_settings(const nlohmann::json& settings) {
   const std::string name = training::setting<std::string>(settings, "variant");
-  ddl::DeltaTransformerSettings model;
+  ddl::DeltaTransformerSettings<> model;
   for (const auto variant : ddl::all_variants)
     if (name == name_of(variant)) model = settings_of(variant);
-  if (name == "additive") model.rewrite = ddl::Rewrite::additive;
+  if (name == "additive") model.update = ddl::UpdateRule::additive;
   if (name == "cc_ec_write_only") {
     model = settings_of(ddl::Variant::cc_ec);
-    model.rewrite = ddl::Rewrite::write_only;
+    model.update = ddl::UpdateRule::write_only;
   }
   model.vocabulary = training::setting<Index>(settings, "vocabulary");
   model.context = training::setting<Index>(settings, "context");
   model.layers = training::setting<Index>(settings, "layers");
   model.width = training::setting<Index>(settings, "width");
-  model.attention.heads = training::setting<Index>(settings, "heads");
+  model.mixer.heads = training::setting<Index>(settings, "heads");
   return model;
 }
 
@@ -119,32 +119,38 @@ struct Split {
   std::span<const int> held_out() const { return std::span(tokens).subspan(train_size); }
 };
 
-/// `count` tokens after the prompt, as text with it. The model sees as much of what came before as fits its context.
-inline std::string continue_text(const Model& model, const Coder& coder, const std::string& prompt,
-                                 Index count, const ddl::SamplingSettings& settings, std::uint64_t seed,
-                                 const ddl::ThreadPool& pool) {
+/// Shows text at once.
+inline void print_text(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+/// Calls write(text) with the prompt, then with each of `count` tokens as soon as it is drawn. Where the context of the
+/// model is full, it begins anew with the newer half.
+template <class Write>
+void continue_text(const Model& model, const Coder& coder, const std::string& prompt, Index count,
+                   const ddl::SamplingSettings& settings, std::uint64_t seed, const ddl::ThreadPool& pool,
+                   const Write& write) {
   std::vector<int> tokens = coder.encode(prompt, "the prompt");
   if (tokens.empty()) throw std::invalid_argument("the prompt is empty, expected at least one token");
+  write(prompt);
   ddl::Sampler sampler(settings);
   ddl::Random random(seed);
-  const Index context = model.settings.context;
-  auto decoder = model.make_decoder();
-  const ddl::Matrix<float>* logits = nullptr;
-  const auto feed = [&](std::size_t from) {
-    for (std::size_t i = from; i < tokens.size(); ++i) logits = &model.decode(tokens[i], decoder, pool);
-  };
-  feed(tokens.size() - std::min(tokens.size(), std::size_t(context)));
-  for (Index i = 0; i < count; ++i) {
-    tokens.push_back(sampler(*logits, random));
-    if (i + 1 == count) break;
-    if (decoder.count == decoder.capacity) {  // begins anew with the newer half
-      decoder = model.make_decoder();
-      feed(tokens.size() - std::size_t(context + 1) / 2);
-    } else {
-      feed(tokens.size() - 1);
-    }
+  const auto context = static_cast<std::size_t>(model.settings.context);
+  auto state = model.make_state();
+  std::size_t seen = std::min(tokens.size(), context);
+  while (count > 0) {
+    const std::vector<int> fed(tokens.end() - static_cast<std::ptrdiff_t>(seen), tokens.end());
+    count -= ddl::generate(
+        model, fed, state, sampler, random, count,
+        [&](int token) {
+          tokens.push_back(token);
+          write(coder.decode({token}));
+        },
+        pool);
+    state.reset();
+    seen = (context + 1) / 2;
   }
-  return coder.decode(tokens);
 }
 
 }  // namespace language

@@ -110,18 +110,19 @@ struct Options {
   std::string json;
 };
 
-Net::Settings settings_of(const Options& options, ddl::Rewrite rewrite) {
+Net::Settings settings_of(const Options& options, ddl::UpdateRule update) {
   Net::Settings settings{.inputs = 6,
                          .outputs = 4,
                          .width = options.width,
                          .value_channels = options.value_channels,
                          .depth = options.depth};
-  settings.block.rewrite = rewrite;
-  settings.block.sublayer.hidden = options.hidden;
+  settings.block.update = update;
+  Index hidden = options.hidden;
+  settings.block.sublayer.hidden = hidden;
   // The additive control has no gates and values; wider hidden layers give it their parameters.
-  if (rewrite == ddl::Rewrite::additive) {
-    const Index wanted = parameter_count(Net(settings_of(options, ddl::Rewrite::delta)));
-    while (parameter_count(Net(settings)) < wanted) ++settings.block.sublayer.hidden;
+  if (update == ddl::UpdateRule::additive) {
+    const Index wanted = parameter_count(Net(settings_of(options, ddl::UpdateRule::delta)));
+    while (parameter_count(Net(settings)) < wanted) settings.block.sublayer.hidden = ++hidden;
   }
   return settings;
 }
@@ -136,11 +137,11 @@ struct Trained {
   double seconds = 0;
 };
 
-Trained train(const Options& options, ddl::Rewrite rewrite, const Data& data, std::uint64_t seed,
+Trained train(const Options& options, ddl::UpdateRule update, const Data& data, std::uint64_t seed,
               Progress& progress) {
-  Trained result{Net(settings_of(options, rewrite), seed)};
+  Trained result{Net(settings_of(options, update), seed)};
   Net& net = result.net;
-  auto cache = net.make_cache(options.batch);
+  auto tape = net.make_tape();
   auto gradient = ddl::zeros_like(net);
   ddl::AdamW optimizer(net, {.weight_decay = 1e-4});
   const ddl::WarmupCosine schedule(
@@ -156,9 +157,9 @@ Trained train(const Options& options, ddl::Rewrite rewrite, const Data& data, st
       x.col(n) = data.inputs.col(sample);
       target.col(n) = data.targets.col(sample);
     }
-    const double loss = ddl::mean_squared_error(net.forward(x, cache), target, grad);
+    const double loss = ddl::mean_squared_error(net.forward(x, tape), target, grad);
     ddl::set_zero(gradient);
-    net.backward(x, grad, cache, gradient);
+    net.backward(grad, tape, gradient);
     ddl::clip_global_norm(gradient, 1.0);
     optimizer.settings.learning_rate = schedule(step);
     optimizer.step(net, gradient);
@@ -187,10 +188,11 @@ struct Result {
   std::vector<Gates> gates;
 };
 
-std::vector<Gates> read_gates(const Net& net, const Net::Cache<>& cache) {
+std::vector<Gates> read_gates(const Net& net, const Net::Tape<>& tape) {
   std::vector<Gates> gates;
-  for (std::size_t l = 0; l < net.blocks.size() && net.blocks[l].gate; ++l) {
-    const auto& row = cache.edits[l].beta;
+  net.for_each_edit(tape, [&](const auto& block, const auto& edit) {
+    if (!block.gate) return;
+    const auto& row = edit.inputs.beta;
     std::vector<float> beta(row.data(), row.data() + row.size());
     std::ranges::sort(beta);
     Gates layer;
@@ -200,7 +202,7 @@ std::vector<Gates> read_gates(const Net& net, const Net::Cache<>& cache) {
     for (const float b : beta)
       layer.shares[static_cast<std::size_t>(ddl::regime_of(b))] += 1 / static_cast<double>(beta.size());
     gates.push_back(layer);
-  }
+  });
   return gates;
 }
 
@@ -210,12 +212,12 @@ Result evaluate(const Options& options, const Trained& trained, const Data& trai
   Result result;
   result.parameters = parameter_count(net);
   result.seconds = trained.seconds;
-  auto cache = net.make_cache(test_data.inputs.cols());
+  auto tape = net.make_tape();
   const Eigen::MatrixXd scale = train_data.unit.asDiagonal();
-  const Eigen::MatrixXd predicted = scale * net.forward(test_data.inputs, cache).cast<double>();
+  const Eigen::MatrixXd predicted = scale * net.forward(test_data.inputs, tape).cast<double>();
   const Eigen::MatrixXd actual = test_data.unit.asDiagonal() * test_data.targets.cast<double>();
   result.one_step = (predicted - actual).norm() / actual.norm();
-  result.gates = read_gates(net, cache);
+  result.gates = read_gates(net, tape);
 
   constexpr Index starts = 50;
   ddl::Random random(99);
@@ -224,14 +226,14 @@ Result evaluate(const Options& options, const Trained& trained, const Data& trai
   Eigen::MatrixXd rolled = truth;
   Eigen::VectorXd first_energy(starts);
   for (Index n = 0; n < starts; ++n) first_energy[n] = energy(truth.col(n));
-  auto step_cache = net.make_cache(starts, ddl::Memory::inference);
+  auto state = net.make_state<ddl::Dynamic>(starts);
   Batch x(6, starts);
   for (Index step = 0; step < options.horizon; ++step) {
     for (Index n = 0; n < starts; ++n) {
       x.col(n) = features(rolled.col(n)).cast<float>();
       truth.col(n) = advance(truth.col(n));
     }
-    rolled += scale * net.forward(x, step_cache).cast<double>();
+    rolled += scale * net.infer(x, state).cast<double>();
     for (Index n = 0; n < starts; ++n)
       result.drift +=
           std::abs(energy(rolled.col(n)) - first_energy[n]) / static_cast<double>(starts * options.horizon);
@@ -242,7 +244,7 @@ Result evaluate(const Options& options, const Trained& trained, const Data& trai
 
 // ---- report
 
-constexpr std::array rewrites{ddl::Rewrite::delta, ddl::Rewrite::additive};
+constexpr std::array updates{ddl::UpdateRule::delta, ddl::UpdateRule::additive};
 
 using Runs = std::array<std::future<Trained>, 2>;
 
@@ -330,7 +332,7 @@ void write_json(const Options& options, const std::array<std::vector<Result>, 2>
       for (const auto& layer : r.gates)
         gates.push_back(
             {{"beta_quantiles_5_50_95", layer.quantiles}, {"identity_projection_reflection", layer.shares}});
-      document["runs"].push_back({{"rewrite", name_of(rewrites[kind])},
+      document["runs"].push_back({{"update", name_of(updates[kind])},
                                   {"seed", seed},
                                   {"parameters", r.parameters},
                                   {"one_step_error", r.one_step},
@@ -379,7 +381,7 @@ int main(int argc, char** argv) {
       Runs runs;
       for (std::size_t kind = 0; kind < 2; ++kind)
         runs[kind] = std::async(std::launch::async, [&, kind] {
-          return train(options, rewrites[kind], train_data, static_cast<std::uint64_t>(seed), progress[kind]);
+          return train(options, updates[kind], train_data, static_cast<std::uint64_t>(seed), progress[kind]);
         });
       show_progress(options, seed, runs, progress);
       for (std::size_t kind = 0; kind < 2; ++kind)

@@ -15,25 +15,25 @@ int main() {
   // The network: two inputs, two classes (is the point inside the circle?), trained from scratch.
   ddl::DeltaResNet<float> net({.inputs = 2, .outputs = 2, .width = 16, .value_channels = 2, .depth = 4},
                               /*seed=*/1);
-  auto cache = net.make_cache(64);       // every buffer of a training step
+  auto tape = net.make_tape();           // every buffer of a training step
   auto gradient = ddl::zeros_like(net);  // same type as net
   ddl::AdamW optimizer(net, {.learning_rate = 1e-2});
 
   ddl::Random random(2);
-  Eigen::MatrixXf x(2, 64), slope(2, 64);
+  Eigen::MatrixXf x(2, 64), dlogits(2, 64);
   std::vector<int> labels(64);
   for (int step = 0; step <= 300; ++step) {
     for (int n = 0; n < 64; ++n) {
       x.col(n) << float(random.uniform(-1, 1)), float(random.uniform(-1, 1));
       labels[std::size_t(n)] = x.col(n).norm() < 0.8f;
     }
-    const auto& logits = net.forward(x, cache);
-    const double loss = ddl::softmax_cross_entropy(logits, labels, slope);
+    const auto& logits = net.forward(x, tape);
+    const double loss = ddl::softmax_cross_entropy(logits, labels, dlogits);
     if (step % 100 == 0)
       std::printf("step %3d  loss %.3f  correct %d of 64\n", step, loss,
                   int(ddl::correct_predictions(logits, labels)));
     ddl::set_zero(gradient);
-    net.backward(x, slope, cache, gradient);
+    net.backward(dlogits, tape, gradient);
     optimizer.step(net, gradient);
   }
 }

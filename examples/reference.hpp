@@ -80,13 +80,13 @@ class Reference {
  private:
   Errors compare() const {
     Errors errors;
-    auto cache = model_.make_cache();
-    const auto logits = model_.forward(batch_, cache);
-    ddl::Matrix<Scalar> slope = logits;
-    const double loss = ddl::softmax_cross_entropy(logits, integers("targets"), slope);
-    errors.hidden = hidden_error(cache);
+    auto tape = model_.make_tape();
+    const auto logits = model_.forward(batch_, tape);
+    ddl::Matrix<Scalar> dlogits = logits;
+    const double loss = ddl::softmax_cross_entropy(logits, integers("targets"), dlogits);
+    errors.hidden = hidden_error(tape);
     auto gradient = ddl::zeros_like(model_);
-    model_.backward(batch_, slope, cache, gradient);
+    model_.backward(dlogits, tape, gradient);
     const double expected_loss = file_.read<double>("loss")[0];
     errors.logits = relative_rms<Scalar>(logits, file_.read<double>("logits"));
     errors.loss = std::abs(loss - expected_loss) / std::abs(expected_loss);
@@ -108,16 +108,16 @@ class Reference {
                                              ddl::detail::shape_text(expected));
   }
   std::string hidden_name(std::size_t layer) const { return "hidden." + std::to_string(layer); }
-  std::size_t layers() const { return model_.blocks.size() / 2; }
+  std::size_t layers() const { return model_.layers.size(); }
 
   /// The embedding first, then what the readout makes of each layer's state.
-  double hidden_error(typename ddl::DeltaTransformer<Scalar>::Cache& cache) const {
+  double hidden_error(typename ddl::DeltaTransformer<Scalar>::Tape& tape) const {
     Worst worst;
-    worst.add(relative_rms<Scalar>(cache.embedded, file_.read<double>("hidden.0")));
-    auto readout = cache.readout;
+    worst.add(relative_rms<Scalar>(tape.embedded, file_.read<double>("hidden.0")));
+    auto readout = tape.readout;
     for (std::size_t layer = 1; layer <= layers(); ++layer) {
       const ddl::Matrix<Scalar> read =
-          model_.readout.forward(cache.states[2 * layer], readout, ddl::Serial{});
+          model_.readout.forward(tape.states[2 * layer], readout, {ddl::Serial{}, *batch_.length});
       worst.add(relative_rms<Scalar>(read, file_.read<double>(hidden_name(layer))));
     }
     return worst.error;
@@ -145,7 +145,7 @@ class Reference {
   /// How many of the tokens that follow the prompt differ.
   double wrong_tokens() const {
     const std::vector<int> greedy = integers("greedy");
-    auto decoder = model_.make_decoder(prompt_length + decoded_length);
+    auto state = model_.make_state(1, prompt_length + decoded_length);
     ddl::Sampler sampler({.temperature = 0});
     ddl::Random random;
     int wrong = 0, next = 0;
@@ -153,7 +153,7 @@ class Reference {
       const bool prompted = i < std::size_t(prompt_length);
       const int token = prompted ? batch_.tokens[i] : next;
       wrong += token != greedy[i];
-      if (i + 1 < greedy.size()) next = sampler(model_.decode(token, decoder), random);
+      if (i + 1 < greedy.size()) next = sampler(model_.infer(token, state).col(0), random);
     }
     return wrong;
   }

@@ -19,11 +19,13 @@ struct Result {
 
 /// Means over the test data, by layer.
 std::vector<double> gates_of(const Net& net, const Problem& problem, const ddl::ThreadPool& pool) {
-  if (net.blocks.empty() || !net.blocks.front().gate) return {};
+  if (net.layers.empty() || !net.layers.front().gate) return {};
   std::vector<double> means(static_cast<std::size_t>(net.depth()));
-  evaluate(net, problem.test.view(), pool, ddl::Memory::rewind_recompute, [&](const auto& cache) {
-    for (std::size_t l = 0; l < means.size(); ++l)
-      means[l] += static_cast<double>(cache.edits[l].beta.sum()) / static_cast<double>(problem.test.size());
+  evaluate(net, problem.test.view(), pool, ddl::Memory::reversible_recompute, [&](const auto& tape) {
+    auto mean = means.begin();
+    net.for_each_edit(tape, [&](const auto&, const auto& edit) {
+      *mean++ += static_cast<double>(edit.inputs.beta.sum()) / static_cast<double>(problem.test.size());
+    });
   });
   return means;
 }

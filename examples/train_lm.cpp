@@ -44,7 +44,7 @@ CLI::Option* add_options(CLI::App& app, Options& o) {
   app.add_option("--tokens", o.tokens, "what a token is")->check(CLI::IsMember({"bytes", "characters"}));
   app.add_option("--variant", o.variant, "the model")->check(CLI::IsMember(variants));
   app.add_option("--memory", o.memory, "what a training step keeps")
-      ->check(CLI::IsMember({"training", "recompute", "rewind", "rewind_recompute"}));
+      ->check(CLI::IsMember({"training", "recompute", "reversible", "reversible_recompute"}));
   add(app, "--layers", o.layers, options::size, "layers: attention and SwiGLU");
   add(app, "--width", o.width, options::size, "width d of the state");
   add(app, "--heads", o.heads, options::size, "heads of the attention");
@@ -83,10 +83,10 @@ auto within_memory(const Options& o, const F& f) {
 }
 
 ddl::Memory memory_of(const std::string& name) {
-  return name == "recompute"          ? ddl::Memory::recompute
-         : name == "rewind"           ? ddl::Memory::rewind
-         : name == "rewind_recompute" ? ddl::Memory::rewind_recompute
-                                      : ddl::Memory::training;
+  return name == "recompute"              ? ddl::Memory::recompute
+         : name == "reversible"           ? ddl::Memory::reversible
+         : name == "reversible_recompute" ? ddl::Memory::reversible_recompute
+                                          : ddl::Memory::training;
 }
 
 int train(int argc, char** argv) {
@@ -190,9 +190,10 @@ int train(int argc, char** argv) {
     const std::string prompt =
         coder.decode({held_out.begin(), held_out.begin() + std::min<std::ptrdiff_t>(32, o.context)});
     std::printf(
-        "\n--- a sample (temperature 0.8), after the beginning of what it has not learned from ---\n%s\n",
-        continue_text(run.model, coder, prompt, o.sample, {.temperature = 0.8, .top_p = 0.95}, o.seed, pool)
-            .c_str());
+        "\n--- a sample (temperature 0.8), after the beginning of what it has not learned from ---\n");
+    continue_text(run.model, coder, prompt, o.sample, {.temperature = 0.8, .top_p = 0.95}, o.seed, pool,
+                  print_text);
+    std::putchar('\n');
   }
   return 0;
 }

@@ -35,7 +35,7 @@ struct TrainingRun {
   Index step = 0;  ///< steps made, skipped ones included
 
   static constexpr auto parameters() {
-    return std::tuple(field("model", &TrainingRun::model), field("optimizer", &TrainingRun::optimizer));
+    return std::tuple(parameter("model", &TrainingRun::model), parameter("optimizer", &TrainingRun::optimizer));
   }
 
   /// @throws std::invalid_argument if a setting is out of range.
