@@ -12,12 +12,12 @@ namespace {
 using Model = DeltaTransformer<double>;
 
 Model small_model() {
-  DeltaTransformerSettings settings = settings_of(Variant::cc_ec);
+  DeltaTransformerSettings<> settings = settings_of(Variant::cc_ec);
   settings.vocabulary = 7;
   settings.context = 12;
   settings.layers = 1;
   settings.width = 8;
-  settings.attention.heads = 2;
+  settings.mixer.heads = 2;
   return Model(settings, 1);
 }
 
@@ -37,7 +37,7 @@ TEST_CASE("a Transformer learns a text by fit", "[data][language]") {
   const double before = text_loss(run.model, text, 12, 5);
   CHECK(std::abs(before - std::log(7.0)) < 0.5);
   StepReport last;
-  for (const Memory memory : {Memory::training, Memory::rewind_recompute})
+  for (const Memory memory : {Memory::training, Memory::reversible_recompute})
     fit(run, batches, {.steps = run.step + 60, .memory = memory},
         [&](const auto& seen) { last = seen.report; });
   CHECK(last.samples == 48);
@@ -48,12 +48,12 @@ TEST_CASE("a Transformer learns a text by fit", "[data][language]") {
 TEST_CASE("the loss of a text is the mean over windows side by side", "[data][language]") {
   const auto text = circle(25);
   const Model model = small_model();
-  auto cache = model.make_cache();
+  auto tape = model.make_tape();
   const auto of = [&](Index start) {
     const std::span<const int> all(text);
-    const auto& logits = model.forward({all.subspan(static_cast<std::size_t>(start), 12), 12}, cache);
-    Matrix<double> slope(7, 12);
-    return softmax_cross_entropy(logits, all.subspan(static_cast<std::size_t>(start) + 1, 12), slope);
+    const auto& logits = model.forward({all.subspan(static_cast<std::size_t>(start), 12), 12}, tape);
+    Matrix<double> dlogits(7, 12);
+    return softmax_cross_entropy(logits, all.subspan(static_cast<std::size_t>(start) + 1, 12), dlogits);
   };
   CHECK(std::abs(text_loss(model, text, 12, 100) - (of(0) + of(12)) / 2) <= identity_tolerance<double>);
   CHECK(std::abs(text_loss(model, text, 12, 1) - of(0)) <= identity_tolerance<double>);

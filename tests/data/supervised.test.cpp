@@ -46,16 +46,16 @@ TEST_CASE("classes are learned from a data set, and evaluated on another", "[dat
 TEST_CASE("evaluation by parts is the loss over all samples", "[data][supervised]") {
   auto data = points(600);
   const Net classes = net_with(2), numbers = net_with(1);
-  auto cache = classes.make_cache(), number_cache = numbers.make_cache();
-  Matrix<double> slope(2, 600), number_slope(1, 600);
-  const auto& logits = classes.forward(data.inputs, cache);
+  auto tape = classes.make_tape(), number_tape = numbers.make_tape();
+  Matrix<double> grad(2, 600), number_grad(1, 600);
+  const auto& logits = classes.forward(data.inputs, tape);
   Index passes = 0;
-  const auto result = evaluate(classes, data.view(), Serial{}, Memory::rewind, [&](const auto& seen) {
+  const auto result = evaluate(classes, data.view(), Serial{}, Memory::reversible, [&](const auto& seen) {
     ++passes;
     CHECK(seen.edits.size() == 2);
   });
   CHECK(passes == 3);
-  CHECK(std::abs(result.loss - softmax_cross_entropy(logits, data.labels, slope)) <=
+  CHECK(std::abs(result.loss - softmax_cross_entropy(logits, data.labels, grad)) <=
         identity_tolerance<double>);
   CHECK(std::abs(result.accuracy - double(correct_predictions(logits, data.labels)) / 600) <=
         identity_tolerance<double>);
@@ -63,7 +63,7 @@ TEST_CASE("evaluation by parts is the loss over all samples", "[data][supervised
   data.labels.clear();
   const auto regression = evaluate(numbers, data.view());
   const double expected =
-      mean_squared_error(numbers.forward(data.inputs, number_cache), data.targets, number_slope);
+      mean_squared_error(numbers.forward(data.inputs, number_tape), data.targets, number_grad);
   CHECK(std::abs(regression.loss - expected) <= 10 * identity_tolerance<double>);
   CHECK(std::isnan(regression.accuracy));
 }

@@ -351,7 +351,7 @@ TEST_CASE("the model of a checkpoint can be had alone", "[io][checkpoint]") {
   for_each_parameter([](const ParameterPath&, const auto& p, const auto& q) { CHECK(p == q); }, model,
                      run.model);
   CHECK_THAT(error_of([&] { checkpoint.restore_model(deeper); }),
-             ContainsSubstring("has no tensor \"model.blocks.2."));
+             ContainsSubstring("has no tensor \"model.layers.2."));
 }
 
 TEST_CASE("a checkpoint with a flipped bit, or cut short, is refused or says the same", "[io][checkpoint]") {
@@ -447,7 +447,7 @@ TEST_CASE("a checkpoint of another shape, scalar, version or kind of data change
   ToyRun<double> deeper(toy_net<double>(3)), other(toy_net<double>());
   const ToyRun<double> before = deeper;
   CHECK_THAT(error_of([&] { checkpoint.restore(deeper, data); }),
-             ContainsSubstring("missing: tensor \"model.blocks.2."));
+             ContainsSubstring("missing: tensor \"model.layers.2."));
   CHECK(same(deeper, before));
 
   ToyRun<float> single(toy_net<float>());

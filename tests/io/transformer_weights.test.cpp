@@ -35,9 +35,9 @@ struct Reference {
   SafetensorsFile file;
   Model model = read_transformer<double>(file);
   Model gradient = zeros_like(model);
-  Model::Cache cache = model.make_cache();
+  Model::Tape tape = model.make_tape();
   std::vector<int> tokens = integers("idx"), targets = integers("targets");
-  Matrix<double> slope = {};
+  Matrix<double> dlogits = {};
 
   std::vector<int> integers(const char* name) const {
     std::vector<int> numbers;
@@ -49,23 +49,23 @@ struct Reference {
   /// @return the loss.
   double run() {
     set_zero(gradient);
-    slope = model.forward(batch(), cache);
-    const double loss = softmax_cross_entropy(cache.logits, targets, slope);
-    model.backward(batch(), slope, cache, gradient);
+    dlogits = model.forward(batch(), tape);
+    const double loss = softmax_cross_entropy(tape.logits, targets, dlogits);
+    model.backward(dlogits, tape, gradient);
     return loss;
   }
 };
 
 /// A small model of every variant's kind, parameters at random.
 Model small_model(Variant variant) {
-  DeltaTransformerSettings settings = settings_of(variant);
+  DeltaTransformerSettings<> settings = settings_of(variant);
   settings.vocabulary = 7;
   settings.context = 16;
   settings.layers = 2;
   settings.width = 6;
   if (variant != Variant::vdim1) settings.value_channels = 3;
-  settings.attention.heads = 2;
-  settings.attention.head_dim = 8;
+  settings.mixer.heads = 2;
+  settings.mixer.head_dim = 8;
   Random random(3);
   Model model(settings, random);
   for_each_parameter([&](const ParameterPath&, auto& p) { random.fill_normal(p, 1); }, model);
@@ -74,8 +74,8 @@ Model small_model(Variant variant) {
 
 Matrix<double> logits_of(const Model& model) {
   const std::vector<int> tokens = {1, 6, 2, 2, 0, 5};
-  auto cache = model.make_cache();
-  return model.forward({tokens, 3}, cache);
+  auto tape = model.make_tape();
+  return model.forward({tokens, 3}, tape);
 }
 
 /// The file at `path` with its tensors and metadata changed by f(name -> tensor, metadata).
@@ -108,8 +108,8 @@ TEST_CASE("the reference's logits, loss, gradients and greedy tokens come out", 
   Reference reference{golden(name)};
   const auto& file = reference.file;
   CHECK(std::abs(reference.run() - file.read<double>("loss")[0]) <= 1e-12);
-  CHECK(relative_error(reference.cache.logits.reshaped().matrix(), file.read<double>("logits")) <= 1e-12);
-  CHECK(relative_error(reference.cache.embedded.reshaped().matrix(), file.read<double>("hidden.0")) == 0);
+  CHECK(relative_error(reference.tape.logits.reshaped().matrix(), file.read<double>("logits")) <= 1e-12);
+  CHECK(relative_error(reference.tape.embedded.reshaped().matrix(), file.read<double>("hidden.0")) == 0);
   Model expected = zeros_like(reference.model);
   load_transformer(expected, file, "grad.");
   for_each_parameter(
@@ -121,11 +121,11 @@ TEST_CASE("the reference's logits, loss, gradients and greedy tokens come out", 
 
   const std::vector<int> greedy = reference.integers("greedy");
   std::vector<int> tokens(greedy.begin(), greedy.begin() + 5);
-  auto decoder = reference.model.make_decoder();
+  auto state = reference.model.make_state();
   Sampler sampler({.temperature = 0});
   Random random;
   for (std::size_t i = 0; i + 1 < greedy.size(); ++i) {
-    const int next = sampler(reference.model.decode(tokens[i], decoder), random);
+    const int next = sampler(reference.model.infer(tokens[i], state).col(0), random);
     if (i + 1 == tokens.size()) tokens.push_back(next);
   }
   CHECK(tokens == greedy);
@@ -176,15 +176,15 @@ TEST_CASE("a model that is written is read again, settings and all", "[io][trans
   settings.gate = TanhGateSettings{.hidden = 5};
   settings.value = LinearValueSettings{ValueSource::compressed, 2.5};
   settings.k_eps = 0.25;
-  settings.attention.rope_base = 50;
-  settings.attention.rope_ratio = 0.5;
-  settings.attention.qk_norm = false;
-  settings.rewrite = Rewrite::write_only;
+  settings.mixer.rope_base = 50;
+  settings.mixer.rope_ratio = 0.5;
+  settings.mixer.qk_norm = false;
+  settings.update = UpdateRule::write_only;
   if (auto* over_tokens = std::get_if<TokenConvolutionSettings>(&settings.compressor))
     over_tokens->kernel = 2;
   if (auto* over_channels = std::get_if<ChannelConvolutionSettings>(&settings.compressor))
     over_channels->kernel = 2;
-  if (settings.expansion.kernel > 0) settings.expansion.kernel = 3;
+  if (settings.expansion.kernel) settings.expansion.kernel = 3;
   model = Model(settings, 5);
   save_transformer(model, path);
   CHECK(logits_of(read_transformer<double>(SafetensorsFile(path))) == logits_of(model));
@@ -237,8 +237,9 @@ TEST_CASE("under a constant value the file's value projections are not used", "[
   Model model = small_model(Variant::cc);
   save_transformer(model, path);
   rewrite(path, make_constant);
-  for (auto& block : model.blocks) block.value->part = ConstantValue<double>();
-  for (auto& block : model.blocks) std::get<1>(block.value->part).value = 0.5;
+  ConstantValue<double> half;
+  half.value = 0.5;
+  for (auto& layer : model.layers) layer.mixer.value->part = layer.mlp.value->part = half;
   CHECK(logits_of(read_transformer<double>(SafetensorsFile(path))) == logits_of(model));
 }
 
@@ -336,13 +337,13 @@ TEST_CASE("settings of another variant are ignored", "[io][transformer]") {
 
 TEST_CASE("the tensors that settings ask for are those of the model", "[io][transformer]") {
   const auto variant = GENERATE(from_range(all_variants));
-  const auto rewrite_rule = GENERATE(Rewrite::delta, Rewrite::write_only, Rewrite::additive);
+  const auto update = GENERATE(UpdateRule::delta, UpdateRule::write_only, UpdateRule::additive);
   const int kind = GENERATE(0, 1, 2);
-  CAPTURE(name_of(variant), name_of(rewrite_rule), kind);
+  CAPTURE(name_of(variant), name_of(update), kind);
   auto settings = small_model(variant).settings;
-  settings.rewrite = rewrite_rule;
+  settings.update = update;
   if (kind == 1) settings.gate = TanhGateSettings{.hidden = 5};
-  if (kind == 1) settings.attention.qk_norm = false;
+  if (kind == 1) settings.mixer.qk_norm = false;
   if (kind == 2) settings.value = ConstantValueSettings{0.5};
   const TemporaryFolder folder;
   save_transformer(Model(settings, 1), folder / "model");
@@ -425,6 +426,6 @@ TEST_CASE("a model that the authors' code cannot have is not written", "[io][tra
   check([](auto& s) { s.value = LinearValueSettings{}; });
   check([](auto& s) { s.norm_eps = 1e-6; });
   check([](auto& s) { s.mlp.hidden = 3; });
-  CHECK_THROWS_WITH(transformer_metadata({.attention = {.heads = 0}}),
+  CHECK_THROWS_WITH(transformer_metadata(DeltaTransformerSettings<>{.mixer = {.heads = 0}}),
                     "ddl::transformer_metadata: heads is 0, expected at least 1");
 }

@@ -81,7 +81,7 @@ TEST_CASE("one error lists all that does not fit, and the model stays as it was"
           writer.add(name, p, false);
         else if (name == "norm.weight")
           writer.add(name, "C64", {6}, std::vector<std::byte>(48));
-        else if (name != "blocks.1.gate.out.bias")
+        else if (name != "layers.1.gate.out.bias")
           writer.add(name, p, place.is_vector());
       },
       source);
@@ -91,7 +91,7 @@ TEST_CASE("one error lists all that does not fit, and the model stays as it was"
   const auto before = parameters_of(net);
   const std::string message = error_of([&] { load_parameters(net, SafetensorsFile(path)); });
   CHECK(message == path + R"(: does not fit the model
-  missing: tensor "blocks.1.gate.out.bias", expected shape [1]
+  missing: tensor "layers.1.gate.out.bias", expected shape [1]
   unreadable: tensor "norm.weight" has dtype "C64"
   misshapen: tensor "head.weight" has shape [6, 5], expected [5, 6]
   misshapen: tensor "head.bias" has shape [5, 1], expected [5]

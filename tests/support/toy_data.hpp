@@ -27,8 +27,8 @@ struct ToyData {
   const Matrix<Scalar>& inputs() const { return x; }
   Index samples() const { return x.cols(); }
   template <Executor E>
-  double loss(const Matrix<Scalar>& prediction, Matrix<Scalar>& slope, const E& executor) {
-    return mean_squared_error(prediction, y, slope, executor) + poison;
+  double loss(const Matrix<Scalar>& prediction, Matrix<Scalar>& grad, const E& executor) {
+    return mean_squared_error(prediction, y, grad, executor) + poison;
   }
 
   std::vector<std::uint64_t> state() const { return {random.state().begin(), random.state().end()}; }

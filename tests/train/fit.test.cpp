@@ -21,16 +21,16 @@ using Net = DeltaResNet<double>;
 /// The steps that fit makes, by hand.
 Net trained_by_hand(Index steps, const WarmupCosine& schedule) {
   Net net = toy_net<double>();
-  auto cache = net.make_cache();
+  auto tape = net.make_tape();
   auto gradient = zeros_like(net);
   AdamW optimizer(net);
   ToyData<double> data;
   for (Index step = 0; step < steps; ++step) {
     data.next();
     Matrix<double> grad(1, 16);
-    mean_squared_error(net.forward(data.x, cache), data.y, grad);
+    mean_squared_error(net.forward(data.x, tape), data.y, grad);
     set_zero(gradient);
-    net.backward(data.x, grad, cache, gradient);
+    net.backward(grad, tape, gradient);
     clip_global_norm(gradient, 0.1);
     optimizer.settings.learning_rate = schedule(step);
     optimizer.step(net, gradient);
@@ -180,13 +180,13 @@ TEST_CASE("a run takes any optimizer", "[train][fit]") {
   Net net = toy_net<double>();
   Sgd sgd(net, settings);
   ToyData<double> again;
-  auto cache = net.make_cache();
+  auto tape = net.make_tape();
   for (int step = 0; step < 30; ++step) {
     again.next();
     Matrix<double> grad(1, 16);
     auto gradient = zeros_like(net);
-    mean_squared_error(net.forward(again.x, cache), again.y, grad);
-    net.backward(again.x, grad, cache, gradient);
+    mean_squared_error(net.forward(again.x, tape), again.y, grad);
+    net.backward(grad, tape, gradient);
     sgd.step(net, gradient);
   }
   CHECK(same(run.model, net));
@@ -243,7 +243,7 @@ TEST_CASE("gates are recorded by layer", "[train][fit][observers]") {
   GateRecorder gates(5);
   double beta = 0;
   fit(run, data, {.steps = 12}, gates, [&](const auto& context) {
-    beta = context.report.step == 10 ? context.cache.edits[1].beta.mean() : beta;
+    beta = context.report.step == 10 ? context.tape.edits[1].inputs.beta.mean() : beta;
   });
   REQUIRE(gates.entries().size() == 2);
   CHECK(gates.entries()[1].step == 10);
@@ -252,7 +252,7 @@ TEST_CASE("gates are recorded by layer", "[train][fit][observers]") {
 }
 
 TEST_CASE("the additive control has no gates to record", "[train][fit][observers]") {
-  TrainingRun<Net> run(Net({.inputs = 2, .outputs = 1, .block = {.rewrite = Rewrite::additive}}));
+  TrainingRun<Net> run(Net({.inputs = 2, .outputs = 1, .block = {.update = UpdateRule::additive}}));
   ToyData<double> data;
   GateRecorder gates(1);
   fit(run, data, {.steps = 2}, gates);
