@@ -40,20 +40,23 @@ bool comes_true(const Condition& condition) {
   return condition();
 }
 
-/// Runs two pieces at once: f on the worker of a pool of two, g on the calling thread.
+/// Runs one piece on each thread of the pool, all at once: g on the calling thread and f on the others.
 template <class F, class G>
-void on_worker_and_caller(const ThreadPool& pool, const F& f, const G& g) {
+void on_workers_and_caller(const ThreadPool& pool, const F& f, const G& g) {
   const auto caller = std::this_thread::get_id();
-  std::atomic<int> inside{0};
-  pool.for_each(2, [&](Index) {
+  std::atomic<Index> inside{0};
+  pool.for_each(pool.threads(), [&](Index) {
     ++inside;
-    if (!comes_true([&] { return inside == 2; })) throw std::logic_error("the pieces do not run at once");
+    if (!comes_true([&] { return inside == pool.threads(); })) throw std::logic_error("a thread is missing");
     if (std::this_thread::get_id() == caller)
       g();
     else
       f();
   });
 }
+
+/// Time enough for threads without work to fall asleep.
+void let_sleep() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
 
 }  // namespace
 
@@ -65,13 +68,17 @@ TEST_CASE("a pool runs every piece once", "[core][thread_pool]") {
     CHECK(runs(pool, pieces) == std::vector<int>(static_cast<std::size_t>(pieces), 1));
 }
 
-TEST_CASE("a pool of two uses two threads", "[core][thread_pool]") {
-  const ThreadPool pool(2);
+TEST_CASE("a pool uses all of its threads, asleep or not", "[core][thread_pool]") {
+  const ThreadPool pool(3);
   std::atomic<int> others{0}, own{0};
-  on_worker_and_caller(
-      pool, [&] { ++others; }, [&] { ++own; });
-  CHECK(others == 1);
-  CHECK(own == 1);
+  const auto count_other = [&] { ++others; };
+  const auto count_own = [&] { ++own; };
+  on_workers_and_caller(pool, count_other, count_own);
+  on_workers_and_caller(pool, count_other, count_own);
+  let_sleep();
+  on_workers_and_caller(pool, count_other, count_own);
+  CHECK(others == 6);
+  CHECK(own == 3);
 }
 
 TEST_CASE("a pool takes any function object and a function", "[core][thread_pool]") {
@@ -116,27 +123,30 @@ TEST_CASE("a nested loop does not wait for threads that are busy", "[core][threa
   };
   const auto wait = [&] { in_time = comes_true([&] { return looped.load(); }); };
   SECTION("on the calling thread") {
-    on_worker_and_caller(pool, wait, loop);
+    on_workers_and_caller(pool, wait, loop);
     CHECK(in_time);
   }
   SECTION("on a worker") {
-    on_worker_and_caller(pool, loop, wait);
+    on_workers_and_caller(pool, loop, wait);
     CHECK(in_time);
   }
 }
 
 TEST_CASE("threads without work help a nested loop", "[core][thread_pool]") {
-  const ThreadPool pool(4);
-  const auto loop = [&] {  // two pieces, each of which waits for the other
+  const ThreadPool pool(3);
+  std::atomic<bool> begun{false};
+  const auto loop = [&] {  // on one thread; its two pieces wait for each other
+    if (begun.exchange(true)) return;
+    let_sleep();
     std::atomic<int> inside{0};
     pool.for_each(2, [&](Index) {
       ++inside;
-      if (!comes_true([&] { return inside == 2; })) throw std::logic_error("nobody helps");
+      if (!comes_true([&] { return inside == 2; })) throw std::logic_error("no thread helps");
     });
   };
   const auto nothing = [] {};
-  SECTION("on the calling thread") { CHECK_NOTHROW(on_worker_and_caller(pool, nothing, loop)); }
-  SECTION("on a worker") { CHECK_NOTHROW(on_worker_and_caller(pool, loop, nothing)); }
+  SECTION("on the calling thread") { CHECK_NOTHROW(on_workers_and_caller(pool, nothing, loop)); }
+  SECTION("on a worker") { CHECK_NOTHROW(on_workers_and_caller(pool, loop, nothing)); }
 }
 
 TEST_CASE("pools whose pieces call each other end", "[core][thread_pool]") {
@@ -167,11 +177,29 @@ TEST_CASE("a loop ends with an exception only after the pieces of other threads"
     ended = true;
   };
   SECTION("thrown on the calling thread") {
-    CHECK_THROWS_WITH(on_worker_and_caller(pool, goes_on, fails), "mine");
+    CHECK_THROWS_WITH(on_workers_and_caller(pool, goes_on, fails), "mine");
   }
-  SECTION("thrown on a worker") { CHECK_THROWS_WITH(on_worker_and_caller(pool, fails, goes_on), "mine"); }
+  SECTION("thrown on a worker") { CHECK_THROWS_WITH(on_workers_and_caller(pool, fails, goes_on), "mine"); }
   CHECK(ended);
   CHECK(runs(pool, 100) == std::vector<int>(100, 1));
+}
+
+TEST_CASE("no piece begins after one threw", "[core][thread_pool]") {
+  const ThreadPool pool(2);
+  std::atomic<bool> throws{false};
+  std::atomic<int> begun{0};
+  CHECK_THROWS_WITH(pool.for_each(1000,
+                                  [&](Index i) {
+                                    ++begun;
+                                    if (i == 0) {
+                                      throws = true;
+                                      throw std::runtime_error("the first");
+                                    }
+                                    comes_true([&] { return throws.load(); });
+                                    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                                  }),
+                    "the first");
+  CHECK(begun < 1000);
 }
 
 TEST_CASE("an exception of a nested loop reaches the outermost caller", "[core][thread_pool]") {
@@ -239,6 +267,7 @@ TEST_CASE("a pool that the system refuses a thread throws and leaves none behind
 TEST_CASE("a forked child runs the pieces itself and ends the pool", "[core][thread_pool]") {
   auto pool = std::make_unique<ThreadPool>(3);
   CHECK(runs(*pool, 100) == std::vector<int>(100, 1));
+  let_sleep();
   const pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) {
