@@ -20,6 +20,8 @@
 #include <system_error>
 #include <utility>
 
+#include "ddl/core/requirements.hpp"
+
 namespace ddl {
 
 /// Something is wrong with a file: what() begins with its name.

@@ -2,16 +2,8 @@
 /// @file  Scalar types: what to accumulate in, what is real, what is finite.
 #pragma once
 
-// Compilers go on after an #error. A file that does not exist ends the compilation before errors that only follow.
-#if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < \
-    202002L  // __cplusplus is 199711 in MSVC without /Zc:__cplusplus
-#error "ddl needs C++20: compile with -std=c++20 or newer (MSVC: /std:c++20)"
-#include "the error above"
-#endif
-#if !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
-#error "ddl reports errors by exceptions: compile without -fno-exceptions (MSVC: with /EHsc)"
-#include "the error above"
-#endif
+#include "ddl/core/requirements.hpp"
+
 #if !__has_include(<Eigen/Core>)
 #error \
     "ddl needs Eigen 3.4 or newer on the include path (Debian, Ubuntu: libeigen3-dev; then -I/usr/include/eigen3)"
