@@ -29,6 +29,22 @@ TEST_CASE("a failed check names the place, the argument, what it was and what it
   for (const auto& c : cases) CHECK_THROWS_WITH(c.check(x, nan), ContainsSubstring(c.message));
 }
 
+TEST_CASE("the text of a number reads back as the same number", "[core][check]") {
+  for (const double value : {0.0, -0.0, 1.0, -2.5, 0.1, 1e-5, 1000.0, 123456.0, 1234567.0, 1e300, 5e-324,
+                             1 / 3.0, -0.1 * 3, 1.7976931348623157e308})
+    for (const std::string& text : {ddl::number_text(value), ddl::detail::printed_text(value)}) {
+      CAPTURE(value, text);
+      CHECK(std::strtod(text.c_str(), nullptr) == value);
+    }
+  const auto& printed = ddl::detail::printed_text;
+  CHECK(printed(0.1) == "0.1");
+  CHECK(printed(-2.5) == "-2.5");
+  CHECK(printed(1000) == "1000");
+  CHECK(printed(0.1 * 3) == "0.30000000000000004");
+  CHECK(printed(std::numeric_limits<double>::infinity()) == "inf");
+  CHECK(printed(std::numeric_limits<double>::quiet_NaN()) == "nan");
+}
+
 TEST_CASE("a check that holds is silent", "[core][check]") {
   const Eigen::MatrixXd x(2, 3);
   CHECK_NOTHROW(ddl::check_shape("f", "X", x, 2, 3));

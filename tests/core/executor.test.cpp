@@ -51,6 +51,29 @@ TEST_CASE("a sum over ranges has the same bits in any order of the pieces", "[co
   }
 }
 
+TEMPLATE_TEST_CASE("a loop throws what the lowest piece that throws threw", "[core][executor]", ddl::Serial,
+                   Backwards) {
+  ddl::test::check_exceptions(TestType());
+}
+
+TEMPLATE_TEST_CASE("ranges and sums throw what their lowest range threw", "[core][executor]", ddl::Serial,
+                   Backwards) {
+  const auto fails = [](Index begin, Index) -> double {
+    if (begin >= 512) throw begin;
+    return 0;
+  };
+  const auto begin_of_failure = [](const auto& f) {
+    try {
+      f();
+    } catch (Index begin) {
+      return begin;
+    }
+    return Index(-1);
+  };
+  CHECK(begin_of_failure([&] { ddl::for_ranges(TestType(), 1000, 100, fails); }) == 600);
+  CHECK(begin_of_failure([&] { ddl::sum_ranges(TestType(), 2000, fails); }) == 512);
+}
+
 TEST_CASE("a piece has at least one column, whatever the height", "[core][executor]") {
   for (const Index rows : {0, 1, 64, 16383, 16384, 1000000}) CHECK(ddl::columns_per_piece(rows) >= 1);
   CHECK(ddl::columns_per_piece(64) == 256);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // The build compiles this one file with -ffast-math, under which x != x and std::isfinite are folded away.
-#include <bit>
 #include <cstdint>
 #include <limits>
 
@@ -16,7 +15,7 @@ namespace {
 // A double whose value the compiler cannot know.
 double opaque(std::uint64_t bits) {
   volatile std::uint64_t hidden = bits;
-  return std::bit_cast<double>(std::uint64_t{hidden});
+  return Eigen::numext::bit_cast<double>(std::uint64_t{hidden});
 }
 
 }  // namespace

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/nn/product.hpp"
 
+#include <new>
+#include <stdexcept>
+#include <vector>
+
+#include "ddl/core/thread_pool.hpp"
 #include "support/layer_suite.hpp"
 
 using namespace ddl;
@@ -100,6 +105,18 @@ TEMPLATE_TEST_CASE("products of other scalars", "[nn][product]", long double, st
 
 namespace {
 
+/// Fails at one of its pieces.
+struct Failing {
+  Index fails_at;
+  mutable Index piece = 0;
+  void for_each(Index pieces, const auto& f) const {
+    for (Index i = 0; i < pieces; ++i) {
+      if (piece++ == fails_at) throw std::runtime_error("a piece fails");
+      f(i);
+    }
+  }
+};
+
 /// Runs a product of its own before the pieces, on the same thread, as an executor may that does other work while it
 /// waits.
 struct Interrupting {
@@ -127,6 +144,37 @@ TEST_CASE("a product that begins while another is under way does not disturb it"
   product(a, b, c, Interrupting{});
   CHECK(relative_error(c, (a * b).eval()) <= identity_tolerance<double>);
 }
+
+TEST_CASE("products share one pool, from within its pieces, too", "[nn][product]") {
+  const ThreadPool pool(4);
+  const Operands<double> o(130, 200, 600);
+  const Matrix<double> a = o.a, b = o.b.topRows(o.a.cols());
+  Matrix<double> alone(a.rows(), b.cols());
+  product(a, b, alone, Serial{});
+  std::vector<Matrix<double>> c(6, Matrix<double>(a.rows(), b.cols()));
+  for (int repeat = 0; repeat < 5; ++repeat)
+    pool.for_each(6, [&](Index i) { product(a, b, c[static_cast<std::size_t>(i)], pool); });
+  for (const auto& each : c) CHECK(each == alone);
+}
+
+TEST_CASE("a product that ends with an exception leaves the next one right", "[nn][product]") {
+  const Operands<double> o(100, 100, 100);
+  const Matrix<double> a = o.a, b = o.b.topRows(o.a.cols());
+  Matrix<double> c(a.rows(), b.cols());
+  for (const Index piece : {0, 1, 4, 5}) {
+    CHECK_THROWS_WITH(product(a, b, c, Failing{piece}), "a piece fails");
+    product(a, b, c, Serial{});
+    CHECK(relative_error(c, (a * b).eval()) <= identity_tolerance<double>);
+  }
+}
+
+#ifndef EIGEN_USE_BLAS
+TEST_CASE("panels that find no memory stay as they were", "[nn][product]") {
+  Vector<double> panels = Vector<double>::Ones(100);
+  CHECK_THROWS_AS(ddl::detail::Panels<double>::room(panels, Index(1) << 61), std::bad_alloc);
+  CHECK(panels == Vector<double>::Ones(100));
+}
+#endif
 
 TEST_CASE("a product of no depth is zero, and one of no rows or columns is nothing", "[nn][product]") {
   const Matrix<double> a(3, 0), b(0, 2);

@@ -28,10 +28,12 @@ inline std::size_t malloc_usable_size(void* memory) { return memory ? ::_msize(m
 #define DDL_TEST_SANITIZED 0
 #endif
 
+#ifndef DDL_TEST_REPLACES_MALLOC  // a static link takes -DDDL_TEST_REPLACES_MALLOC=0: it has a malloc already
 #if defined(__GLIBC__) && !DDL_TEST_SANITIZED
 #define DDL_TEST_REPLACES_MALLOC 1
 #else
 #define DDL_TEST_REPLACES_MALLOC 0
+#endif
 #endif
 
 namespace ddl::test {

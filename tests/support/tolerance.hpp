@@ -44,29 +44,32 @@ inline constexpr double rewind_tolerance = std::is_same_v<Scalar, float> ? 1e-5 
 /// 64 operators and back: the condition of their product is not 1 (0.7^-13 for the gates that the tests mix).
 inline constexpr double undo_tolerance = 1e-9;
 
-/// |a - b| / max(1, |b|), largest entries; NaN if there is a NaN anywhere, infinite if the shapes differ. Use
-/// as CHECK(error(a, b) <= tolerance): NaN fails.
+/// What the measures below give where numbers are not finite, shapes differ or there is nothing to compare with.
+/// (Neither NaN nor infinity: under -ffast-math, comparisons with them may hold.)
+inline constexpr double not_comparable = (std::numeric_limits<double>::max)();
+
+/// |a - b| / max(1, |b|), largest entries. Use as CHECK(error(a, b) <= tolerance).
 template <class A, class B>
 double error(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
-  if (a.rows() != b.rows() || a.cols() != b.cols()) return std::numeric_limits<double>::infinity();
+  if (a.rows() != b.rows() || a.cols() != b.cols()) return not_comparable;
   if (a.size() == 0) return 0;
-  // Plain maxCoeff drops NaN in Eigen 3.4.
-  const auto largest = [](const auto& x) {
-    return static_cast<double>(x.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
-  };
+  const auto given = a.template cast<typename B::Scalar>().eval();
   const auto reference = b.eval();
-  using Scalar = typename B::Scalar;
-  return largest((a.template cast<Scalar>() - reference).eval()) / (std::max)(1.0, largest(reference));
+  if (!all_finite(given) || !all_finite(reference)) return not_comparable;
+  return static_cast<double>((given - reference).cwiseAbs().maxCoeff()) /
+         (std::max)(1.0, static_cast<double>(reference.cwiseAbs().maxCoeff()));
 }
 
 /// The same relative to |b| alone, for comparisons in which b must not be small.
 template <class A, class B>
 double relative_error(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
-  if (a.rows() != b.rows() || a.cols() != b.cols()) return std::numeric_limits<double>::infinity();
-  using Scalar = typename B::Scalar;
-  const double size = static_cast<double>(b.norm());
-  if (!(size > 0)) return std::numeric_limits<double>::infinity();
-  return static_cast<double>((a.template cast<Scalar>() - b).norm()) / size;
+  if (a.rows() != b.rows() || a.cols() != b.cols()) return not_comparable;
+  const auto given = a.template cast<typename B::Scalar>().eval();
+  const auto reference = b.eval();
+  const double size = static_cast<double>(reference.norm());
+  const double distance = static_cast<double>((given - reference).norm());
+  if (!is_finite(size) || !is_finite(distance) || size <= 0) return not_comparable;
+  return distance / size;
 }
 
 }  // namespace ddl::test

@@ -26,7 +26,7 @@ struct Distribution {
   std::vector<Index> counts = {};  ///< in equal bins over [low, high]; the end bins take what lies beyond
   Index count = 0;
   double mean = 0, squares = 0;  ///< sum of (x - mean)^2
-  double smallest = std::numeric_limits<double>::max(), largest = std::numeric_limits<double>::lowest();
+  double smallest = (std::numeric_limits<double>::max)(), largest = std::numeric_limits<double>::lowest();
 
   Distribution() = default;
   Distribution(double low_, double high_, Index bins)

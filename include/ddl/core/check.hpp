@@ -4,8 +4,11 @@
 /// eigen_assert.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdio>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -40,10 +43,30 @@ inline void check_fixed(const char* where, const char* what, Index value, int fi
     fail(where, what, std::to_string(value), std::to_string(fixed) + " (fixed)");
 }
 
-/// The shortest text that reads back as the same number.
+namespace detail {
+
+/// A short text that reads back as the same number, by printf.
+inline std::string printed_text(double value) {
+  std::array<char, 32> text{};
+  for (int digits = 6; digits <= 17; ++digits) {
+    std::snprintf(text.data(), text.size(), "%.*g", digits, value);
+    if (std::strtod(text.data(), nullptr) == value) break;
+  }
+  std::replace(text.begin(), text.end(), ',', '.');  // a decimal comma of the locale
+  return text.data();
+}
+
+}  // namespace detail
+
+/// The shortest text that reads back as the same number; not always the shortest before libc++ 15, which lacks
+/// std::to_chars of a double.
 inline std::string number_text(double value) {
+#ifdef __cpp_lib_to_chars
   std::array<char, 32> text{};
   return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
+#else
+  return detail::printed_text(value);
+#endif
 }
 
 inline void check_finite(const char* where, const char* what, double value) {

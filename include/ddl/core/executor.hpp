@@ -14,14 +14,15 @@
 
 namespace ddl {
 
-/// An executor calls f(0) .. f(pieces - 1), each once, in any order, on any threads, and returns when all
-/// have returned. f does not throw.
+/// An executor calls f(0) .. f(pieces - 1), each once, in any order, on any threads, and returns when all have
+/// returned. Where pieces throw, for_each throws what the lowest of them threw, after all pieces that began have
+/// ended. All pieces below that one have run; those above it may have been left out. A piece may call for_each.
 template <class E>
 concept Executor = requires(const E& executor, Index pieces, void (*f)(Index)) {
   executor.for_each(pieces, f);
 };
 
-/// Runs every piece on the calling thread.
+/// Runs the pieces on the calling thread in ascending order; the first that throws is the last that runs.
 struct Serial {
   template <class F>
   void for_each(Index pieces, F&& f) const {

@@ -3,7 +3,8 @@
 ///
 /// The distributions of <random> are implementation-defined, and libm's logarithm differs between systems in
 /// its last bit; so engine, distributions and that logarithm are written here with operations that IEEE 754
-/// defines exactly. (-ffast-math gives that promise up.)
+/// defines exactly. (Under -ffast-math, and where std::fma rounds twice, as in mingw-w64 without -mfma, last bits of
+/// normal numbers may differ.)
 #pragma once
 
 #include <array>

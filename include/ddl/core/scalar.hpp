@@ -2,6 +2,8 @@
 /// @file  Scalar types: what to accumulate in, what is real, what is finite.
 #pragma once
 
+#include "ddl/core/requirements.hpp"
+
 #if !__has_include(<Eigen/Core>)
 #error \
     "ddl needs Eigen 3.4 or newer on the include path (Debian, Ubuntu: libeigen3-dev; then -I/usr/include/eigen3)"
@@ -50,17 +52,22 @@ using RealOf = typename Eigen::NumTraits<Scalar>::Real;
 template <class Scalar>
 bool is_finite(const Scalar& x) noexcept {
   if constexpr (std::is_same_v<Scalar, float>) {
-    return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u;
+    return (Eigen::numext::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u;
   } else if constexpr (std::is_same_v<Scalar, double>) {
-    return (std::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000u) != 0x7ff0000000000000u;
+    return (Eigen::numext::bit_cast<std::uint64_t>(x) & 0x7ff0000000000000u) != 0x7ff0000000000000u;
   } else if constexpr (std::is_same_v<Scalar, long double>) {
-    if constexpr (std::numeric_limits<long double>::digits == std::numeric_limits<double>::digits)
+    constexpr int digits = std::numeric_limits<long double>::digits;
+    if constexpr (digits != 64 &&
+                  digits != 113) {  // a double, or the sum of two of which the first is the nearest
       return is_finite(static_cast<double>(x));
-    // The exponent ends the 80-bit and the 128-bit formats, both little-endian here; all ones mark NaN and infinity.
-    constexpr std::size_t at = std::numeric_limits<long double>::digits == 64 ? 8 : sizeof(long double) - 2;
-    std::uint16_t exponent;
-    std::memcpy(&exponent, reinterpret_cast<const char*>(&x) + at, sizeof exponent);
-    return (exponent & 0x7fffu) != 0x7fffu;
+    } else {
+      // The exponent is the highest 16 bits of the 80-bit and the 128-bit format. All ones mark NaN and infinity.
+      constexpr bool big_endian = std::endian::native == std::endian::big;
+      constexpr std::size_t at = big_endian ? 0 : digits == 64 ? 8 : sizeof(long double) - 2;
+      std::uint16_t exponent;
+      std::memcpy(&exponent, reinterpret_cast<const char*>(&x) + at, sizeof exponent);
+      return (exponent & 0x7fffu) != 0x7fffu;
+    }
   } else if constexpr (Eigen::NumTraits<Scalar>::IsComplex) {
     return is_finite(x.real()) && is_finite(x.imag());
   } else if constexpr (!std::is_same_v<Accum<Scalar>, Scalar>) {

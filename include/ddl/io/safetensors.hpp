@@ -158,7 +158,7 @@ TensorShape shape_of(const Eigen::DenseBase<Derived>& x, bool is_vector) {
 }
 
 inline std::optional<std::uint64_t> checked_product(std::uint64_t a, std::uint64_t b) noexcept {
-  if (b != 0 && a > std::numeric_limits<std::uint64_t>::max() / b) return std::nullopt;
+  if (b != 0 && a > (std::numeric_limits<std::uint64_t>::max)() / b) return std::nullopt;
   return a * b;
 }
 

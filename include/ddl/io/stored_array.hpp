@@ -80,7 +80,7 @@ inline void check_stored_size(const StoredArray& array, const std::string& file)
   bool empty = false;
   for (const Index size : array.shape) {
     empty = empty || size == 0;
-    if (size > std::numeric_limits<Index>::max() / 8 / product)
+    if (size > (std::numeric_limits<Index>::max)() / 8 / product)
       fail_file(file, "claims the shape " + size_list(array.shape) + ", which is too large for any memory");
     product *= (std::max)(size, Index{1});
   }
@@ -149,7 +149,7 @@ inline std::vector<int> stored_labels(const StoredArray& array, const std::strin
     } else if constexpr (std::is_integral_v<T>) {
       if (value < 0 || !std::in_range<int>(value))
         fail_file(file, "label " + std::to_string(n) + " is " + std::to_string(value) + ", expected 0 to " +
-                            std::to_string(std::numeric_limits<int>::max()));
+                            std::to_string((std::numeric_limits<int>::max)()));
       labels.push_back(static_cast<int>(value));
     }
   });

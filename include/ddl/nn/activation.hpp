@@ -46,7 +46,7 @@ Block<Real> normal_cdf(const Block<Real>& x) {
                            -1.60960333262415e-02f};
     constexpr float q[] = {-1.45660718464996e-05f, -2.13374055278905e-04f, -1.68282697438203e-03f,
                            -7.37332916720468e-03f, -1.42647390514189e-02f};
-    const Block<Real> t = (x * 0.70710678118654752f).max(-4.f).min(4.f), square = t * t;
+    const Block<Real> t = (((x * 0.70710678118654752f).max)(-4.f).min)(4.f), square = t * t;
     const auto polynomial = [&](const auto& coefficients) {
       Block<Real> sum = Block<Real>::Constant(x.size(), coefficients[0]);
       for (std::size_t i = 1; i < std::size(coefficients); ++i) sum = sum * square + coefficients[i];
@@ -79,7 +79,7 @@ Block<Real> activated(Activation kind, const Block<Real>& x) {
     case Activation::sigmoid:
       return logistic(x);
     default:
-      return x.max(Real(0));
+      return (x.max)(Real(0));
   }
 }
 

@@ -87,7 +87,8 @@ struct Panels {
   Panels& operator=(const Panels&) = delete;
 
   static Scalar* room(Vector<Scalar>& panels, Index size) {
-    if (panels.size() < size) panels.resize(size);
+    if (panels.size() < size)
+      Vector<Scalar>(size).swap(panels);  // a resize() that throws leaves a dangling pointer
     return panels.data();
   }
 

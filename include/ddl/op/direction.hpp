@@ -20,7 +20,7 @@ template <class Real, class Derived>
 Real direction_scale(const Eigen::MatrixBase<Derived>& kt, const Real& squared_norm, const Real& k_eps) {
   using std::sqrt;
   if constexpr (std::is_floating_point_v<Real>) {
-    constexpr Real safe = std::numeric_limits<Real>::max() * std::numeric_limits<Real>::epsilon();
+    constexpr Real safe = (std::numeric_limits<Real>::max)() * std::numeric_limits<Real>::epsilon();
     const Real sum = squared_norm + k_eps * k_eps;
     if (sum > 1 / safe && sum < safe) return 1 / sqrt(sum);
     const Real largest = kt.template cast<Accum<typename Derived::Scalar>>().cwiseAbs().maxCoeff();
