@@ -195,7 +195,8 @@ TEST_CASE("the parts of a product can be read", "[op][delta_product]") {
   CHECK(product.written() == (Eigen::Matrix<double, 2, 3>() << 0, 0, 0, 1, 2, 3).finished());
 }
 
-TEST_CASE("overlaps are the inner products of earlier directions, however storage grew", "[op][delta_product]") {
+TEST_CASE("overlaps are the inner products of earlier directions, however storage grew",
+          "[op][delta_product]") {
   Random random(7);
   DeltaProduct<Complex> product(6);
   for (int i = 0; i < 11; ++i)

@@ -10,6 +10,7 @@
 #include "ddl/core/check.hpp"
 #include "ddl/core/executor.hpp"
 #include "ddl/core/parameters.hpp"
+#include "ddl/op/direction.hpp"
 
 namespace ddl {
 
@@ -49,15 +50,17 @@ struct RmsNorm {
     cache.scale.resize(1, x.cols());
     for_ranges(executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
       using std::sqrt;
+      const Scalar root = sqrt(Scalar(x.rows())), total_eps = root * sqrt(Scalar(eps));
       for (Index n = begin; n < end; ++n) {
-        const Scalar s = Scalar(1) / sqrt(column(x, n).square().sum() / Scalar(x.rows()) + Scalar(eps));
+        // direction_scale, as the sum of squares can over- or underflow
+        const Scalar s = root * direction_scale(x.col(n), Scalar(column(x, n).square().sum()), total_eps);
         cache.scale(n) = s;
-        column(y, n) = column(x, n) * column(weight, 0) * s;
+        column(y, n) = s * column(x, n) * column(weight, 0);
       }
     });
   }
 
-  /// With h = w dy:  dx = s h - s^3 (h.x) x / d,  dw += s x dy.  dx may be dy.
+  /// With h = w dy, z = s x:  dx = s (h - (h.z) z / d),  dw += z dy.  dx may be dy.
   template <int Tokens, Executor E = Serial>
   void backward(const Input& x, const Cache<Tokens>& cache, const Input& dy, BatchRef<Scalar, Rows> dx,
                 RmsNorm& gradient, const E& executor = {}) const {
@@ -70,8 +73,8 @@ struct RmsNorm {
       const auto w = column(weight, 0);
       for (Index n = begin; n < end; ++n) {
         const Scalar s = cache.scale(n);
-        const Scalar hx = (w * column(dy, n) * column(x, n)).sum();
-        column(dx, n) = s * w * column(dy, n) - (s * s * s * hx / Scalar(x.rows())) * column(x, n);
+        const Scalar hz = (w * column(dy, n) * (s * column(x, n))).sum();
+        column(dx, n) = s * (w * column(dy, n) - (hz / Scalar(x.rows())) * (s * column(x, n)));
       }
     });
   }
