@@ -54,6 +54,37 @@ TEST_CASE("RMSNorm scales every column to a mean square of 1 before its weight, 
   CHECK(error(y, (norm.weight.asDiagonal() * unweighted).eval()) <= identity_tolerance<double>);
 }
 
+TEST_CASE("RMSNorm in float is that in double for inputs of any size", "[nn][norm]") {
+  Random random(3);
+  const std::vector<float> sizes = {0, 1e-30f, 1e-20f, 1, 1e10f, 1e19f, 1e25f, 1e37f};
+  const Index d = 50, N = static_cast<Index>(sizes.size());
+  Matrix<double> x(d, N), dy(d, N), y(d, N), dx(d, N);
+  fill(random, x, 1);
+  fill(random, dy, 1);
+  for (Index n = 0; n < N; ++n) x.col(n) *= sizes[static_cast<std::size_t>(n)];
+  for (const double eps : {1e-5, 1e-30}) {
+    const RmsNorm<double> twice(d, eps);
+    const RmsNorm<float> single(d, eps);
+    RmsNorm<double> gradient = zeros_like(twice);
+    RmsNorm<float> single_gradient = zeros_like(single);
+    RmsNorm<double>::Cache<> cache;
+    RmsNorm<float>::Cache<> single_cache;
+    const Matrix<float> single_x = x.cast<float>(), single_dy = dy.cast<float>();
+    Matrix<float> single_y(d, N), single_dx(d, N);
+    twice.forward(single_x.cast<double>(), y, cache);
+    single.forward(single_x, single_y, single_cache);
+    CHECK(error(single_y.cast<double>(), y) <= float_tolerance);
+    twice.backward(single_x.cast<double>(), cache, single_dy.cast<double>(), dx, gradient);
+    single.backward(single_x, single_cache, single_dy, single_dx, single_gradient);
+    CHECK(error(single_gradient.weight.cast<double>(), gradient.weight) <= float_tolerance);
+    for (Index n = 0; n < N; ++n) {
+      CAPTURE(eps, sizes[static_cast<std::size_t>(n)]);
+      if (dx.col(n).norm() > 1e-35)  // else it is below the normal numbers
+        CHECK(relative_error(single_dx.col(n).cast<double>(), dx.col(n)) <= float_tolerance);
+    }
+  }
+}
+
 TEST_CASE("norms map an empty batch to an empty batch", "[nn][norm]") {
   const RmsNorm<double> norm(3);
   RmsNorm<double> gradient = zeros_like(norm);

@@ -331,6 +331,105 @@ TEST_CASE("what cannot be an operator or a state is refused by name", "[op][delt
   refused([&] { A.rewrite(X, k.head(2), tall); }, "Y is 5 x 2, expected 4 x 2");
 }
 
+TEST_CASE("the destination may overlap what is read in any way", "[op][delta_operator]") {
+  Random random(14);
+  const auto A = random_operator<double, Dynamic>(random, 4);
+  const Eigen::MatrixXd dense = A.dense(), X = random_matrix<Eigen::MatrixXd>(random, 4, 4),
+                        tall = random_matrix<Eigen::MatrixXd>(random, 6, 3);
+  Worst worst;
+  const auto starting_from = [&](const Eigen::MatrixXd& first, const auto& f,
+                                 const Eigen::MatrixXd& expected) {
+    Eigen::MatrixXd Y = first;
+    f(Y);
+    worst.add(error(Y, expected));
+  };
+  starting_from(
+      X, [&](auto& Y) { Y = A * Y; }, dense * X);
+  starting_from(
+      X, [&](auto& Y) { Y = A * Y.transpose(); }, dense * X.transpose());
+  starting_from(
+      X, [&](auto& Y) { Y = A * (Y + Y.transpose()); }, dense * (X + X.transpose()));
+  starting_from(
+      X, [&](auto& Y) { Y = A * Y.rowwise().reverse(); }, dense * X.rowwise().reverse());
+  starting_from(
+      X, [&](auto& Y) { Y.transpose() = A * Y; }, (dense * X).transpose());
+  starting_from(
+      X, [&](auto& Y) { Y = A * (A * Y).transpose(); }, dense * (dense * X).transpose());
+  starting_from(
+      X, [&](auto& Y) { Y += A * Y.transpose(); }, X + dense * X.transpose());
+  starting_from(
+      X, [&](auto& Y) { Y = 2 * (A * Y.transpose()); }, 2 * (dense * X.transpose()));
+  starting_from(
+      X, [&](auto& Y) { A.apply(Y.transpose(), Y); }, dense * X.transpose());
+  starting_from(
+      X, [&](auto& Y) { A.apply(Y, Y.rowwise().reverse()); }, (dense * X).rowwise().reverse());
+  starting_from(
+      tall, [&](auto& Y) { Y = A * Y.topRows(4); }, dense * tall.topRows(4));
+  starting_from(
+      tall, [&](auto& Y) { Y.noalias() = A * Y.topRows(4); }, dense * tall.topRows(4));
+  starting_from(
+      tall, [&](auto& Y) { Y = A * Eigen::Map<Eigen::MatrixXd>(Y.data() + 1, 4, 4); },
+      dense * Eigen::Map<const Eigen::MatrixXd>(tall.data() + 1, 4, 4));
+  starting_from(
+      tall.topRows(2).eval(), [&](auto& Y) { Y = A * Y.replicate(2, 1); },
+      dense * tall.topRows(2).replicate(2, 1));
+  for (const Index shift : {-1, 1}) {
+    Eigen::MatrixXd Y = X;
+    const Eigen::MatrixXd expected = dense * X.middleCols(1, 2);
+    Y.middleCols(1 + shift, 2) = A * Y.middleCols(1, 2);
+    worst.add(error(Y.middleCols(1 + shift, 2), expected));
+    Y = X;
+    A.apply(Y.middleCols(1, 2), Y.middleCols(1 + shift, 2));
+    worst.add(error(Y.middleCols(1 + shift, 2), expected));
+  }
+  const Eigen::MatrixXd written = dense * X + A.beta() * A.direction() * X.row(1).reverse();
+  starting_from(
+      X, [&](auto& Y) { A.rewrite_in_place(Y, Y.row(1).reverse()); }, written);
+  starting_from(
+      X, [&](auto& Y) { A.rewrite(X, X.row(1).reverse(), Y); }, written);
+  CHECK(worst <= identity_tolerance<double>);
+}
+
+TEST_CASE("a coefficient of a product is a value, and what is temporary lives as long as the product",
+          "[op][delta_operator]") {
+  Random random(15);
+  const Eigen::VectorXd kt = random_matrix<Eigen::VectorXd>(random, 4),
+                        x = random_matrix<Eigen::VectorXd>(random, 4);
+  const auto X = random_matrix<Matrix<double>>(random, 4, 3);
+  const DeltaOperator A(kt, 1.5);
+  const Matrix<double> expected = A.dense() * X;
+  STATIC_REQUIRE(std::is_same_v<decltype((A * x)[2]), double>);
+  STATIC_REQUIRE(std::is_same_v<decltype((A * X)(1, 2)), double>);
+  CHECK((A * x)[2] == Catch::Approx(A.dense().row(2).dot(x)));
+  CHECK((A * X)(1, 2) == Catch::Approx(expected(1, 2)));
+  CHECK((A * X).norm() == Catch::Approx(expected.norm()));
+  const auto Y = DeltaOperator(kt, 1.5) * X;
+  const auto Z = A * Matrix<double>(2 * X);
+  const auto W = A.inverse() * (A * X);
+  CHECK(error(Y, expected) <= identity_tolerance<double>);
+  CHECK(error(Z, 2 * expected) <= identity_tolerance<double>);
+  CHECK(error(W, X) <= identity_tolerance<double>);
+}
+
+TEST_CASE("what stands within a product is evaluated once", "[op][delta_operator]") {
+  Random random(16);
+  const auto A = random_operator<double, Dynamic>(random, 40);
+  const auto X = random_matrix<Matrix<double>>(random, 40, 40);
+  int reads = 0;
+  const auto counting = X.unaryExpr([&reads](double entry) {
+    ++reads;
+    return entry;
+  });
+  const Matrix<double> Y = A * (A * counting).transpose();
+  CHECK(reads == X.size());
+  CHECK(error(Y, A.dense() * (A.dense() * X).transpose()) <= identity_tolerance<double>);
+}
+
+TEST_CASE("the squared length of a direction taken as given is finite", "[op][delta_operator]") {
+  CHECK_THROWS_WITH(DeltaOperator<float>::as_given(Eigen::Vector2f(1e38f, 0), 1),
+                    ContainsSubstring("the squared length of the direction is not finite"));
+}
+
 TEST_CASE("a state without columns stays one", "[op][delta_operator]") {
   const DeltaOperator A(Eigen::Vector3d(1, 2, 3), 1);
   Eigen::Matrix3Xd none(3, 0);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/op/delta_product.hpp"
 
+#include <Eigen/Eigenvalues>
 #include <complex>
 #include <limits>
 #include <vector>
 
+#include "ddl/train/gradient_check.hpp"
 #include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/op_data.hpp"
@@ -61,6 +63,23 @@ std::vector<Case> cases() {
   return all;
 }
 
+/// Everything that a product's result depends on, for check_gradients.
+struct Inputs {
+  using Scalar = double;
+  Matrix<double> X, K, V, beta;
+  static constexpr auto parameters() {
+    using ddl::field;
+    return std::tuple(field("X", &Inputs::X), field("K", &Inputs::K), field("V", &Inputs::V),
+                      field("beta", &Inputs::beta));
+  }
+  DeltaProduct<double> product() const {
+    DeltaProduct<double> all(X.rows());
+    for (Index i = 0; i < K.cols(); ++i)
+      all.push(DeltaOperator<double>::as_given(K.col(i), beta(i)), V.row(i).transpose());
+    return all;
+  }
+};
+
 std::vector<DeltaOperator<double>> factors_of(const Case& c, Index d, Random& random) {
   constexpr double gates[] = {0.3, 1e-6, 1.6, 2 - 1e-6, 2};
   const auto directions = directions_of(c.kind, d, c.count, random);
@@ -92,10 +111,11 @@ TEST_CASE("a product of operators is the product of their matrices", "[op][delta
     CHECK(product.size() == c.count);
     CHECK_FALSE(product.writes());
     CHECK(error(product.dense(), expected) <= tolerance);
+    const double compact = compact_tolerance<double>(c.count, d, X.colwise().norm().maxCoeff());
     product.apply(X, Y);
-    CHECK(error(Y, expected.lazyProduct(X)) <= tolerance);
+    CHECK(error(Y, expected.lazyProduct(X)) <= compact);
     product.apply_adjoint(X, Z);
-    CHECK(error(Z, expected.transpose().lazyProduct(X)) <= tolerance);
+    CHECK(error(Z, expected.transpose().lazyProduct(X)) <= compact);
     CHECK(std::abs(product.determinant() - determinant) <= tolerance);
     if (c.beta != 1) {
       product.inverse().apply_in_place(Y);
@@ -111,10 +131,10 @@ TEST_CASE("a product with writes is the sequence of rewrites, and its inverse ta
   for (const Case& c : cases())
     for (const int every :
          {1, 3}) {  // each edit writes, or one in three, the first of which is not the first edit
-      const double tolerance = sequence_tolerance<double>(c.count);
       CAPTURE(static_cast<int>(c.kind), c.count, c.beta, every);
       const auto X = random_matrix<Matrix<double>>(random, d, m);
       Matrix<long double> state = X.cast<long double>();
+      double size = X.colwise().norm().maxCoeff();
       DeltaProduct<double> product(d);
       for (const auto& factor : factors_of(c, d, random)) {
         Vector<double> v = Vector<double>::Zero(m);
@@ -125,10 +145,12 @@ TEST_CASE("a product with writes is the sequence of rewrites, and its inverse ta
           product.push(factor);
         }
         edit(state, factor, v);
+        size = (std::max)(
+            {size, static_cast<double>(state.colwise().norm().maxCoeff()), v.cwiseAbs().maxCoeff()});
       }
       CHECK(product.writes() == (c.count >= every));
       Matrix<double> Y = product * X;
-      CHECK(error(Y, state.cast<double>()) <= tolerance);
+      CHECK(error(Y, state.cast<double>()) <= compact_tolerance<double>(c.count, d, size));
       if (c.beta != 1) {
         product.inverse().apply_in_place(Y);
         CHECK(error(Y, X) <= undo_tolerance);
@@ -195,7 +217,8 @@ TEST_CASE("the parts of a product can be read", "[op][delta_product]") {
   CHECK(product.written() == (Eigen::Matrix<double, 2, 3>() << 0, 0, 0, 1, 2, 3).finished());
 }
 
-TEST_CASE("overlaps are the inner products of earlier directions, however storage grew", "[op][delta_product]") {
+TEST_CASE("overlaps are the inner products of earlier directions, however storage grew",
+          "[op][delta_product]") {
   Random random(7);
   DeltaProduct<Complex> product(6);
   for (int i = 0; i < 11; ++i)
@@ -245,6 +268,167 @@ TEST_CASE("a projection makes the product singular", "[op][delta_product]") {
     CHECK_THROWS_AS(product.inverse(), std::domain_error);
     CHECK(std::abs(product.determinant()) <= identity_tolerance<double>);
   }
+}
+
+TEST_CASE("a product's backward pass is the gradient of its forward pass", "[op][delta_product][grad]") {
+  constexpr Index d = 6, n = 5, m = 3;
+  Random random(11);
+  for (const double beta : {0.0, 1e-6, 1.0, 2.0, -1.0})
+    for (const double slope : {0.0, 0.7}) {  // of the log-determinant
+      Inputs inputs{random_matrix<Matrix<double>>(random, d, m), random_matrix<Matrix<double>>(random, d, n),
+                    random_matrix<Matrix<double>>(random, n, m), Matrix<double>::Constant(1, n, beta)};
+      inputs.K.colwise().normalize();
+      if (slope > 0) inputs.K *= 0.9;  // no projections
+      if (beta < 0) inputs.beta << 0, 1, 2, 1e-6, 1.5;
+      const auto G = random_matrix<Matrix<double>>(random, d, m);
+      const auto loss = [&] {
+        const auto product = inputs.product();
+        const Matrix<double> Y = product * inputs.X;
+        return G.cwiseProduct(Y).sum() + (slope > 0 ? slope * product.log_abs_determinant() : 0.0);
+      };
+      const auto product = inputs.product();
+      DeltaProduct<double>::Tape tape;
+      DeltaProduct<double>::Gradient gradient;
+      Matrix<double> Y(d, m), dX = G;
+      product.apply(inputs.X, Y, tape);
+      product.backward(inputs.X, tape, dX, gradient);
+      if (slope > 0) product.log_abs_determinant_backward(slope, gradient);
+      Inputs given{dX, gradient.directions, gradient.writes, gradient.betas.transpose()};
+      const auto report = ddl::check_gradients(inputs, given, loss, {.step = 1e-4, .allow_zero = beta == 0});
+      CAPTURE(beta, slope);
+      INFO(report.message());
+      CHECK(report.passes(gradient_tolerance));
+      Matrix<double> again = G;
+      DeltaProduct<double>::Gradient second;
+      product.backward(inputs.X, tape, again, second);  // the tape is as it was
+      CHECK(again == dX);
+    }
+}
+
+TEST_CASE("no entry of the compact form's inverse is larger than 2", "[op][delta_product]") {
+  constexpr Index d = 12;
+  Random random(12);
+  for (const Index n : {2, 64, 256})
+    for (const auto kind : {Directions::random, Directions::repeated, Directions::nearly_parallel})
+      for (const double beta : {0.5, 1.0, 2.0})
+        for (const bool alternating : {false, true}) {
+          auto K = directions_of(kind, d, n, random);
+          if (alternating)
+            for (Index i = 1; i < n; i += 2) K.col(i) *= -1;
+          DeltaProduct<double> product(d);
+          for (Index i = 0; i < n; ++i) product.push(DeltaOperator<double>::as_given(K.col(i), beta));
+          const Matrix<double> scaled = product.betas().asDiagonal() * product.overlaps();
+          const Matrix<double> inverse =
+              scaled.triangularView<Eigen::UnitLower>().solve(Matrix<double>::Identity(n, n));
+          CAPTURE(n, static_cast<int>(kind), beta, alternating);
+          CHECK(inverse.cwiseAbs().maxCoeff() <= 2 + compact_tolerance<double>(n, d, 1));
+        }
+}
+
+TEST_CASE("log-determinants keep small gates' digits and never overflow", "[op][delta_product]") {
+  DeltaProduct<double> small(2), large(2), singular(2);
+  for (int i = 0; i < 1000; ++i) {
+    small.push(DeltaOperator(Eigen::Vector2d(3, 4), 1e-12));
+    large.push(DeltaOperator<double>::as_given(Eigen::Vector2d(1e3, 0), 1));
+  }
+  singular.push(DeltaOperator(Eigen::Vector2d(1, 0), 1));
+  CHECK(small.log_abs_determinant() == Catch::Approx(-1e-9).epsilon(1e-10).margin(0));
+  CHECK(large.log_abs_determinant() == Catch::Approx(1000 * std::log(1e6 - 1)).epsilon(1e-12));
+  CHECK(singular.log_abs_determinant() < -1e300);
+  CHECK(DeltaOperator(Eigen::Vector2d(3, 4), 3).log_abs_determinant() == Catch::Approx(std::log(2)));
+}
+
+TEST_CASE("operators and products compose in any order and of any sizes", "[op][delta_product]") {
+  Random random(13);
+  const DeltaOperator A(random_matrix<Vector<double>>(random, 4), 1.5);
+  const DeltaOperator<double, 4> B(random_matrix<Vector<double, 4>>(random, 4), 0.5);
+  const DeltaOperator C(random_matrix<Vector<double>>(random, 4), 2.0);
+  const Matrix<double> expected = A.dense() * B.dense() * C.dense();
+  STATIC_REQUIRE(std::is_same_v<decltype(A * B), DeltaProduct<double, 4>>);
+  CHECK(error((A * B * C).dense(), expected) <= identity_tolerance<double>);
+  CHECK(error((A * (B * C)).dense(), expected) <= identity_tolerance<double>);
+  CHECK(error(((A * B) * (B * C)).dense(), A.dense() * B.dense() * B.dense() * C.dense()) <=
+        identity_tolerance<double>);
+  const Vector<double> x = random_matrix<Vector<double>>(random, 4);
+  CHECK(error((A * (B * (C * x))).eval(), expected * x) <= identity_tolerance<double>);
+  CHECK(error((A * B * C * x).eval(), expected * x) <= identity_tolerance<double>);
+  CHECK(error((A * B * C).adjoint().dense(), expected.transpose()) <= identity_tolerance<double>);
+  CHECK(error((A * B * C).transpose().dense(), expected.transpose()) <= identity_tolerance<double>);
+  CHECK_THROWS_WITH(A * DeltaOperator(Eigen::VectorXd::Ones(5).eval(), 1),
+                    ContainsSubstring("size is 4, expected 5"));
+}
+
+TEST_CASE("a product's power repeats it, writes included, and its inverse", "[op][delta_product]") {
+  Random random(14);
+  DeltaProduct<double> product(5);
+  for (int i = 0; i < 3; ++i)
+    product.push(DeltaOperator(random_matrix<Vector<double>>(random, 5), 0.4 + 0.7 * i),
+                 random_matrix<Vector<double>>(random, 2));
+  const auto X = random_matrix<Matrix<double>>(random, 5, 2);
+  Matrix<double> Y = X;
+  CHECK(Matrix<double>(product.pow(0) * X) == X);
+  for (int i = 0; i < 3; ++i) Y = product * Y;
+  CHECK(error((product.pow(3) * X).eval(), Y) <= sequence_tolerance<double>(20));
+  CHECK(error((product.pow(-3) * Y).eval(), X) <= undo_tolerance);
+}
+
+TEST_CASE("a product's eigenvalues are those of its matrix", "[op][delta_product]") {
+  Random random(15);
+  const auto sorted = [](auto values) {
+    std::sort(values.begin(), values.end(), [](const Complex& a, const Complex& b) {
+      return std::abs(a.real() - b.real()) > 1e-8 ? a.real() < b.real() : a.imag() < b.imag();
+    });
+    return Vector<Complex>(values);
+  };
+  for (const Index n : {0, 1, 3, 9}) {
+    DeltaProduct<double, 5> product;
+    for (Index i = 0; i < n; ++i)
+      product.push(DeltaOperator<double, 5>(random_matrix<Vector<double, 5>>(random, 5), 1.7));
+    const Vector<Complex> expected =
+        Eigen::EigenSolver<Matrix<double>>(Matrix<double>(product.dense()), false).eigenvalues();
+    CAPTURE(n);
+    CHECK(error(sorted(product.eigenvalues()), sorted(expected)) <= sequence_tolerance<double>(100));
+  }
+}
+
+TEST_CASE("the destination of a product may overlap what is read", "[op][delta_product]") {
+  Random random(16);
+  DeltaProduct<double> P(4);
+  for (int i = 0; i < 2; ++i) P.push(DeltaOperator(random_matrix<Vector<double>>(random, 4), 1.3));
+  const auto X = random_matrix<Matrix<double>>(random, 4, 4);
+  const Matrix<double> dense = P.dense();
+  Matrix<double> Y = X;
+  Y = P * Y.transpose();
+  CHECK(error(Y, dense * X.transpose()) <= identity_tolerance<double>);
+  Y = X;
+  P.apply(Y.transpose(), Y);
+  CHECK(error(Y, dense * X.transpose()) <= identity_tolerance<double>);
+  Y = X;
+  P.apply_adjoint(Y.rowwise().reverse(), Y);
+  CHECK(error(Y, dense.transpose() * X.rowwise().reverse()) <= identity_tolerance<double>);
+  Y = X;
+  Y.rightCols(3) = P * Y.leftCols(3);
+  CHECK(error(Y.rightCols(3), dense * X.leftCols(3)) <= identity_tolerance<double>);
+}
+
+TEST_CASE("a product with a tape that was used before takes no memory, in either direction",
+          "[op][delta_product]") {
+  Random random(17);
+  DeltaProduct<float> P(32);
+  for (int i = 0; i < 16; ++i)
+    P.push(DeltaOperator(random_matrix<Vector<float>>(random, 32), 1.5f),
+           random_matrix<Vector<float>>(random, 24));
+  const auto X = random_matrix<Matrix<float>>(random, 32, 24);
+  Matrix<float> Y = X, dX = X;
+  DeltaProduct<float>::Tape tape;
+  DeltaProduct<float>::Gradient gradient;
+  const auto both = [&] {
+    P.apply(X, Y, tape);
+    P.backward(X, tape, dX, gradient);
+    P.apply_adjoint(X, Y, tape);
+  };
+  both();
+  CHECK(allocations_in(both) == 0);
 }
 
 TEST_CASE("what does not fit a product is refused by name", "[op][delta_product]") {

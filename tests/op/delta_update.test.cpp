@@ -145,7 +145,7 @@ struct Textbook {
 /// Everything that check_gradients may vary. z is kt in units of its length.
 struct Inputs {
   using Scalar = double;
-  Eigen::MatrixXd X, z, v, beta;
+  Matrix<double> X, z, v, beta;
   static constexpr auto parameters() {
     using ddl::field;
     return std::tuple(parameter("X", &Inputs::X), parameter("kt", &Inputs::z), parameter("v", &Inputs::v),
@@ -330,6 +330,50 @@ TEST_CASE("float agrees with double for kt of any length", "[op][rewrite][grad]"
     }
 }
 
+TEMPLATE_TEST_CASE("every pass is the textbook's for kt and k_eps of any size", "[op][rewrite][grad]", float,
+                   double) {
+  using Limits = std::numeric_limits<TestType>;
+  constexpr Index d = 70, m = 5;
+  const auto all = lengths_of_any_size<TestType>();
+  const Index tokens = static_cast<Index>(all.size());
+  for (const Rewrite kind : {Rewrite::delta, Rewrite::write_only})
+    for (const TestType eps : all) {
+      Problem<TestType> p(d, m, tokens);
+      for (Index n = 0; n < tokens; ++n) {
+        p.edit.direction.col(n) *= 1 / p.edit.direction.col(n).norm();
+        p.edit.direction.col(n) *= all[static_cast<std::size_t>(n)];
+        p.edit.beta(n) = TestType(1.7);
+      }
+      CAPTURE(name_of(kind), eps);
+      p.forward(kind, static_cast<double>(eps));
+      p.backward(kind);
+      const Textbook expected(kind, p, static_cast<double>(eps));
+      constexpr double tolerance = identity_tolerance<TestType>;
+      CHECK(error(wide(p.Y), expected.Y) <= tolerance);
+      CHECK(error(wide(p.dX), expected.dX) <= tolerance);
+      CHECK(error(wide(p.gradient.value), expected.dv) <= tolerance);
+      CHECK(error(wide(p.gradient.beta), expected.dbeta) <= tolerance);
+      CHECK(ddl::all_finite(p.edit.scale));
+      for (Index n = 0; n < tokens; ++n) {
+        CAPTURE(all[static_cast<std::size_t>(n)]);
+        const Vector<Real> given = wide(p.gradient.direction.col(n)), slope = expected.dkt.col(n);
+        const Real largest = slope.cwiseAbs().maxCoeff();
+        // Where 1 / |kt| overflows, so does the gradient; below the normal numbers it has few digits.
+        if (largest <= Real(Limits::max()) && largest >= Real(Limits::min()) / Real(Limits::epsilon()))
+          CHECK(relative_error(given, slope) <= slope_tolerance<TestType>);
+        CHECK((given.array() == given.array()).all());  // no NaN
+      }
+      Matrix<TestType> state = p.Y, slope = p.G;
+      EditGradient<TestType> gradient;
+      ddl::rewrite_backward_rewind(kind, state, p.edit, slope, gradient);
+      CHECK(error(state, p.X) <= tolerance);
+      CHECK(slope == p.dX);
+      state = p.Y;
+      ddl::rewrite_rewind(kind, p.edit, state);
+      CHECK(error(state, p.X) <= tolerance);
+    }
+}
+
 TEMPLATE_TEST_CASE("the zero direction writes nothing and breaks nothing", "[op][rewrite][grad]", float,
                    double, Eigen::half) {
   for (const Rewrite kind : kinds)
@@ -418,6 +462,8 @@ TEST_CASE("a shape that does not fit a rewrite is refused by name", "[op][rewrit
           "rewrite_forward: X is 5 x 6, expected 4 x 6");
   refused([&] { ddl::rewrite_forward(delta, broad, p.edit, p.v, p.Y); },
           "rewrite_forward: X is 4 x 7, expected 4 x 6");
+  refused([&] { ddl::rewrite_forward(delta, p.X, p.edit, p.v, p.Y, -1); },
+          "rewrite_forward: k_eps is -1, expected a number of at least 0");
   refused([&] { ddl::rewrite_forward(delta, p.X, p.edit, v, p.Y); },
           "rewrite_forward: v is 2 x 4, expected 2 x 3");
   refused([&] { ddl::rewrite_forward(delta, p.X, p.edit, p.v, broad); },

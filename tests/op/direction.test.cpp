@@ -3,6 +3,7 @@
 
 #include <complex>
 
+#include "ddl/op/delta_operator.hpp"
 #include "support/catch.hpp"
 #include "support/op_data.hpp"
 
@@ -47,6 +48,32 @@ TEST_CASE("a direction is scaled right where its squared length under- or overfl
   CHECK(worst_scale<std::complex<double>>(lengths, epsilons) <= identity_tolerance<double>);
   CHECK(worst_scale<Eigen::half>({0.0, 1e-6, 1.0, 6e4}, epsilons) <= identity_tolerance<float>);
   CHECK(worst_scale<Eigen::bfloat16>(lengths, epsilons) <= identity_tolerance<float>);
+}
+
+TEMPLATE_TEST_CASE("a direction of any length is normalised with any k_eps", "[op][direction]", float,
+                   double) {
+  using Real = TestType;
+  using Long = long double;
+  ddl::Random random(2);
+  auto lengths = lengths_of_any_size<Real>();
+  for (const Real length : lengths)
+    for (const Real k_eps : lengths) {
+      CAPTURE(length, k_eps);
+      const ddl::Vector<Real> kt = length * random_matrix<ddl::Vector<Real>>(random, 70).normalized();
+      const ddl::Vector<Long> exact = kt.template cast<Long>();
+      const Long root = std::hypot(exact.norm(), static_cast<Long>(k_eps));
+      const ddl::Vector<Long> expected = root > 0 ? ddl::Vector<Long>(exact / root) : 0 * exact;
+
+      const auto unit = ddl::detail::normalizer(kt, kt.squaredNorm(), k_eps);
+      const ddl::Vector<Real> scaled = unit.power * kt, k = unit.scale * scaled;
+      CHECK(error(k, expected) <= identity_tolerance<Real>);
+      CHECK(error(ddl::DeltaOperator<Real>(kt, 1, k_eps).direction(), expected) <= identity_tolerance<Real>);
+
+      const Real s = ddl::direction_scale(kt, kt.squaredNorm(), k_eps);
+      const bool representable = root > 0 && 1 / root <= static_cast<Long>(std::numeric_limits<Real>::max());
+      CHECK(ddl::is_finite(s));
+      CHECK((s > 0) == representable);
+    }
 }
 
 TEST_CASE("the zero direction is scaled by zero, or by the inverse of k_eps", "[op][direction]") {

@@ -5,6 +5,7 @@
 
 #include <complex>
 #include <limits>
+#include <vector>
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/random.hpp"
@@ -39,6 +40,21 @@ M random_matrix(Random& random, Index rows, Index cols = 1) {
   for (Index j = 0; j < cols; ++j)
     for (Index i = 0; i < rows; ++i) x(i, j) = random_scalar<typename M::Scalar>(random);
   return x;
+}
+
+/// Lengths from the smallest number to nearly the largest. Without those below the smallest normal number where the
+/// processor takes such numbers for 0, as after -ffast-math.
+template <class Real>
+std::vector<Real> lengths_of_any_size() {
+  using Limits = std::numeric_limits<Real>;
+  std::vector<Real> lengths = {
+      0, Limits::min(), Limits::min() * 1000, Real(1e-30),      Real(1e-20), Real(1e-6),
+      1, Real(1e18),    Limits::max() / 1e6f, Limits::max() / 4};
+  volatile Real smallest = Limits::denorm_min();
+  if (smallest * Real(1) > 0)
+    for (const Real length : {Limits::denorm_min(), 64 * Limits::denorm_min(), Limits::min() / 8})
+      lengths.push_back(length);
+  return lengths;
 }
 
 /// The matrix in its accumulation type.

@@ -33,6 +33,22 @@ constexpr double sequence_tolerance(Index n) {
   return identity_tolerance<Scalar> * (std::max)(1.0, static_cast<double>(n) / 5);
 }
 
+/// n edits of states of d rows as one compact WY product, with unit directions and beta in [0, 2]; `size` is at least
+/// the length of every column of every state on the way, and every entry written.
+///
+/// Forward substitution computes p_i = beta_i (v_i - k_i^T x_{i-1}) + e_i, where x_i = x_0 + k_1 p_1 + .. + k_i p_i in
+/// the computed p. So x_n is off by the sum of A_n .. A_{i+1} k_i e_i, and no A expands. With u = eps / 2 and |p| <=
+/// 4 size, e_i holds beta_i <= 2 times d roundings of at most u size (k_i^T x_0), (i - 1)(d + 1) of at most 4 u size
+/// (k_i^T k_j, and its multiple of p_j), and i + 2 of at most 2 u size (the sums, which are k_i^T (x_j - x_0)). The last
+/// product adds 2 n of at most 4 u size. Roundings are taken as independent (Higham and Mary 2019): the root of the sum
+/// of squares. It grows as n sqrt(d), in whatever order a machine adds.
+template <class Scalar>
+double compact_tolerance(Index n, Index d, double size) {
+  const double edits = static_cast<double>(n), rows = static_cast<double>(d);
+  const double squares = 8 * edits * edits * (rows + 1.25) + edits * (rows + 16);
+  return static_cast<double>(std::numeric_limits<RealOf<Scalar>>::epsilon()) * size * std::sqrt(squares);
+}
+
 /// A gradient that is the difference of several sums, each rounded like an identity.
 template <class Scalar>
 constexpr double slope_tolerance = 4 * identity_tolerance<Scalar>;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <Eigen/Eigenvalues>
-#include <Eigen/QR>
 #include <Eigen/SVD>
 #include <algorithm>
 #include <complex>
@@ -33,10 +32,8 @@ Vector<RealOf<Accum<typename Derived::Scalar>>> singular_values(const Eigen::Mat
 
 /// The spectrum of the linear map A_n .. A_1; writes are no part of it.
 ///
-/// With K = Q R (Q: d x p with orthonormal columns, p = min(n, d)), each I - beta k k^H is the identity outside the
-/// span of Q and I - beta r r^H in it, r being k's column of R. So the whole problem is one of p dimensions, whatever
-/// the rank of K, and Q is not needed. The operators are applied one after the other: that costs no more than
-/// the triangular solve of the compact form, and any number of edits is safe.
+/// The problem is one of p = min(n, d) dimensions, see DeltaProduct::core(). The operators are applied one after the
+/// other: that costs no more than the triangular solve of the compact form, and any number of edits is safe.
 ///
 /// @throws std::invalid_argument if the product overflows, std::runtime_error if the eigenvalues do not converge.
 template <class Scalar, int Rows>
@@ -44,22 +41,13 @@ Spectrum<RealOf<Accum<Scalar>>> spectrum(const DeltaProduct<Scalar, Rows>& produ
   using Dense = Matrix<Accum<Scalar>>;
   using Solver = std::conditional_t<bool(Eigen::NumTraits<Accum<Scalar>>::IsComplex),
                                     Eigen::ComplexEigenSolver<Dense>, Eigen::EigenSolver<Dense>>;
-  const Index d = product.rows(), n = product.size(), p = (std::min)(d, n);
-  if (n == 0) return {{}, {}, d};
-  const Dense R = Eigen::HouseholderQR<Dense>(product.directions())
-                      .matrixQR()
-                      .topRows(p)
-                      .template triangularView<Eigen::Upper>();
-  Dense core = Dense::Identity(p, p);
-  for (Index i = 0; i < n; ++i) {
-    const auto r = R.col(i);
-    core -= product.betas()[i] * r * (r.adjoint() * core).eval();
-  }
+  const Dense core = product.core();
+  if (core.size() == 0) return {{}, {}, product.rows()};
   if (!all_finite(core)) fail("ddl::spectrum", "the product", "not finite", "finite numbers");
   const Solver solver(core, false);
   if (solver.info() != Eigen::Success)
     throw std::runtime_error("ddl::spectrum: the eigenvalues do not converge");
-  return {singular_values(core), solver.eigenvalues(), d - p};
+  return {singular_values(core), solver.eigenvalues(), product.rows() - core.rows()};
 }
 
 namespace detail {

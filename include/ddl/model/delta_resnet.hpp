@@ -159,7 +159,7 @@ struct DeltaResNet : DeltaStack<Block> {
   /// @throws std::invalid_argument if the net is empty or a number is below 1.
   template <int Tokens = 1>
   State<Tokens> make_state(Index sequences = Tokens == Dynamic ? 1 : Tokens,
-                           Index capacity = std::numeric_limits<Index>::max()) const {
+                           Index capacity = (std::numeric_limits<Index>::max)()) const {
     constexpr const char* where = "ddl::DeltaResNet::make_state";
     TapeUse::check_model(where, sizes());
     check_positive(where, "sequences", sequences);

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "ddl/nn/part.hpp"
+#include "ddl/op/direction.hpp"
 
 namespace ddl {
 
@@ -34,7 +35,8 @@ struct RmsNorm {
   static constexpr auto parameters() { return std::tuple(vector_parameter("weight", &RmsNorm::weight)); }
 
   RmsNorm() = default;
-  RmsNorm(Index in, [[maybe_unused]] Index out, const Settings& settings, Random&) : RmsNorm(in, settings.eps) {
+  RmsNorm(Index in, [[maybe_unused]] Index out, const Settings& settings, Random&)
+      : RmsNorm(in, settings.eps) {
     eigen_assert(in == out);
   }
   /// @throws std::invalid_argument if the width is below 1 or eps is not a number above 0.
@@ -52,15 +54,17 @@ struct RmsNorm {
     tape.inverse_rms.resize(1, x.cols());
     for_ranges(pass.executor, x.cols(), columns_per_piece(x.rows()), [&](Index begin, Index end) {
       using std::sqrt;
+      const Scalar root = sqrt(Scalar(x.rows())), total_eps = root * sqrt(Scalar(eps));
       for (Index n = begin; n < end; ++n) {
-        const Scalar s = Scalar(1) / sqrt(column(x, n).square().sum() / Scalar(x.rows()) + Scalar(eps));
+        // direction_scale, as the sum of squares can over- or underflow
+        const Scalar s = root * direction_scale(x.col(n), Scalar(column(x, n).square().sum()), total_eps);
         tape.inverse_rms(n) = s;
-        column(y, n) = column(x, n) * column(weight, 0) * s;
+        column(y, n) = s * column(x, n) * column(weight, 0);
       }
     });
   }
 
-  /// With h = w dy:  dx += s h - s^3 (h.x) x / d,  dw += s x dy.
+  /// With h = w dy, z = s x:  dx += s (h - (h.z) z / d),  dw += z dy.
   template <int Tokens>
   void backward(const Input& x, const Input&, const Input& dy, BatchRef<Scalar, Rows> dx,
                 const Tape<Tokens>& tape, RmsNorm& gradient, const Pass& pass = {}) const {
@@ -73,8 +77,8 @@ struct RmsNorm {
       const auto w = column(weight, 0);
       for (Index n = begin; n < end; ++n) {
         const Scalar s = tape.inverse_rms(n);
-        const Scalar hx = (w * column(dy, n) * column(x, n)).sum();
-        column(dx, n) += s * w * column(dy, n) - (s * s * s * hx / Scalar(x.rows())) * column(x, n);
+        const Scalar hz = (w * column(dy, n) * (s * column(x, n))).sum();
+        column(dx, n) += s * (w * column(dy, n) - (hz / Scalar(x.rows())) * (s * column(x, n)));
       }
     });
   }

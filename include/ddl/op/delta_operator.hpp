@@ -12,6 +12,7 @@
 #include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
 #include "ddl/op/direction.hpp"
+#include "ddl/op/expression.hpp"
 
 namespace ddl {
 
@@ -33,25 +34,41 @@ constexpr const char* name_of(Regime regime) noexcept {
   return names[static_cast<int>(regime)];
 }
 
-template <class Operator, class Rhs>
-class OperatorTimes;
-template <class Scalar, int Rows>
-class DeltaProduct;
+namespace detail {
+
+/// log |1 - x|
+template <class Real>
+Real log_abs_one_minus(const Real& x) {
+  using std::log;
+  using std::log1p;
+  return x < Real(1) ? Real(log1p(Real(-x))) : Real(log(Real(x - Real(1))));
+}
+
+}  // namespace detail
 
 /// A = I - beta k k^H on vectors of size d (k^T for real scalars); the d x d matrix is never formed.
 ///
 ///   shapes     k: d    X, Y: d x m, either storage order    v: m
-///   cost       4 d m flops, one visit of each column; no heap use
+///   cost       4 d m flops, one visit of each column; no heap use but for the temporaries named below
 ///   spectrum   1 (d - 1 times) and 1 - beta |k|^2, which is also the determinant
+///
+/// The product A * X is an expression, see OperatorTimes. Everywhere the destination may overlap what is read in any
+/// way. No temporary is needed where they have no memory in common or are one matrix; expressions, and matrices
+/// that overlap otherwise, are copied first.
 ///
 /// @tparam Rows  d at compile time, or Dynamic; m is read from each argument.
 template <class Scalar_, int Rows = Dynamic>
 class DeltaOperator {
+  static_assert(
+      !Eigen::NumTraits<Scalar_>::IsInteger,
+      "ddl::DeltaOperator: the scalar is an integer, use the direction's cast<float>() or cast<double>()");
+
  public:
   using Scalar = Scalar_;
   using AccumScalar = Accum<Scalar>;
   using Real = RealOf<AccumScalar>;
   using Direction = Vector<AccumScalar, Rows>;
+  static constexpr int RowsAtCompileTime = Rows;
   struct Eigenvalue {
     Real value;
     Index multiplicity;
@@ -64,14 +81,20 @@ class DeltaOperator {
       : DeltaOperator(AsGiven{}, direction, std::move(beta)) {
     if (!is_finite(k_eps) || k_eps < Real(0))
       fail("ddl::DeltaOperator", "k_eps", "negative or not finite", "a number of at least 0");
-    k_ *= AccumScalar(direction_scale(k_, k2_, k_eps));
+    const auto unit = detail::normalizer(k_, k2_, k_eps);
+    k_ *= AccumScalar(unit.power);
+    k_ *= AccumScalar(unit.scale);
     k2_ = k_.squaredNorm();
   }
 
   /// k = direction, whatever its length: I - beta direction direction^H.
+  /// @throws std::invalid_argument as above, and if |direction|^2 is larger than the largest number.
   template <class Derived>
   static DeltaOperator as_given(const Eigen::MatrixBase<Derived>& direction, Real beta) {
-    return DeltaOperator(AsGiven{}, direction, std::move(beta));
+    DeltaOperator op(AsGiven{}, direction, std::move(beta));
+    if (!is_finite(op.k2_))
+      fail("ddl::DeltaOperator::as_given", "the squared length of the direction", "not finite", "finite");
+    return op;
   }
 
   const Direction& direction() const noexcept { return k_; }
@@ -79,29 +102,20 @@ class DeltaOperator {
   Index rows() const noexcept { return k_.size(); }
   Index cols() const noexcept { return k_.size(); }
 
-  /// A X, evaluated straight into its destination: Y = A * X, and X = A * X as well. The destination must not
-  /// overlap X in another way, as with Eigen's noalias().
-  template <class Derived>
-  OperatorTimes<DeltaOperator, Derived> operator*(const Eigen::MatrixBase<Derived>& X) const {
-    return {*this, X.derived()};
-  }
-
-  /// The composition (*this) after `first`.
-  DeltaProduct<Scalar, Rows> operator*(const DeltaOperator& first) const;
-
-  /// Y = A X; Y may be X. @throws std::invalid_argument if a shape does not fit.
+  /// Y = A X. @throws std::invalid_argument if a shape does not fit.
   template <class In, class Out>
   void apply(const Eigen::MatrixBase<In>& X, Out&& Y) const {
     check_apply(X, Y);
-    edit(X.derived(), Y, [](Index) { return AccumScalar(0); });
+    detail::with_operand<detail::Overlap::same>(
+        X.derived(), Y, [&](const auto& x) { edit(x, Y.derived(), [](Index) { return AccumScalar(0); }); });
   }
   template <class InOut>
   void apply_in_place(InOut&& X) const {
     apply(X, X);
   }
 
-  /// Y = A X + beta k v^T = X + beta k (v - X^T k)^T: read, compare, write. Y may be X. At beta |k|^2 = 1 the
-  /// old content along k is gone: k^T Y = v^T.
+  /// Y = A X + beta k v^T = X + beta k (v - X^T k)^T: read, compare, write. At beta |k|^2 = 1
+  /// the old content along k is gone: k^T Y = v^T.
   template <class In, class Value, class Out>
   void rewrite(const Eigen::MatrixBase<In>& X, const Eigen::MatrixBase<Value>& v, Out&& Y) const {
     check_apply(X, Y);
@@ -109,7 +123,11 @@ class DeltaOperator {
     if (v.size() != X.cols())
       fail("ddl::DeltaOperator::rewrite", "the size of v", std::to_string(v.size()),
            std::to_string(X.cols()));
-    edit(X.derived(), Y, [&](Index j) { return AccumScalar(v.derived().coeff(j)); });
+    detail::with_operand<detail::Overlap::none>(v, Y, [&](const auto& values) {
+      detail::with_operand<detail::Overlap::same>(X, Y, [&](const auto& x) {
+        edit(x, Y.derived(), [&](Index j) { return AccumScalar(values.coeff(j)); });
+      });
+    });
   }
   template <class InOut, class Value>
   void rewrite_in_place(InOut&& X, const Eigen::MatrixBase<Value>& v) const {
@@ -130,15 +148,13 @@ class DeltaOperator {
 
   /// A^n; a negative n needs the inverse.
   DeltaOperator pow(int n) const {
-    if (n < 0) return inverse().pow(-n);
-    // 1 - (1 - a)(1 - b) = a + b - a b, which loses nothing where a and b are small.
-    Real power(0), square = beta_ * k2_;
-    for (; n > 0; n /= 2, square = square + square - square * square)
-      if (n % 2) power = power + square - power * square;
-    return as_given(k_, k2_ > Real(0) ? Real(power / k2_) : Real(0));
+    if (n < 0) return inverse().power(0u - static_cast<unsigned>(n));
+    return power(static_cast<unsigned>(n));
   }
 
   Real determinant() const { return Real(1) - beta_ * k2_; }
+  /// log |det A|; minus infinity for a projection. Keeps all digits where beta |k|^2 is small.
+  Real log_abs_determinant() const { return detail::log_abs_one_minus(Real(beta_ * k2_)); }
   /// 1 on the complement of k, and 1 - beta |k|^2 along it.
   std::array<Eigenvalue, 2> eigenvalues() const { return {{{Real(1), rows() - 1}, {determinant(), 1}}}; }
   Regime regime() const { return regime_of(Real(beta_ * k2_)); }
@@ -162,6 +178,14 @@ class DeltaOperator {
     k2_ = k_.squaredNorm();
   }
 
+  DeltaOperator power(unsigned n) const {
+    // 1 - (1 - a)(1 - b) = a + b - a b, which loses nothing where a and b are small.
+    Real power(0), square = beta_ * k2_;
+    for (; n > 0; n /= 2, square = square + square - square * square)
+      if (n % 2) power = power + square - power * square;
+    return as_given(k_, k2_ > Real(0) ? Real(power / k2_) : Real(0));
+  }
+
   template <class In, class Out>
   void check_apply(const Eigen::MatrixBase<In>& X, const Eigen::MatrixBase<Out>& Y) const {
     static_assert(std::is_same_v<typename In::Scalar, Scalar> && std::is_same_v<typename Out::Scalar, Scalar>,
@@ -175,7 +199,7 @@ class DeltaOperator {
 
   /// Y = X + beta k (v - k^H X), a few columns at a time, so that a row-major X is read along its rows.
   template <class In, class Out, class Value>
-  void edit(const In& X, Out& Y, const Value& v) const {
+  void edit(const In& X, Out&& Y, const Value& v) const {
     constexpr Index panel = In::IsRowMajor ? 16 : 1;
     Eigen::Matrix<AccumScalar, 1, Dynamic, Eigen::RowMajor, 1, panel> r;
     for (Index j = 0; j < X.cols(); j += panel) {
@@ -209,34 +233,9 @@ template <class Derived, class Beta, class Eps>
 DeltaOperator(const Eigen::MatrixBase<Derived>&, Beta, Eps)
     -> DeltaOperator<typename Derived::Scalar, int(Derived::SizeAtCompileTime)>;
 
-}  // namespace ddl
-
-namespace Eigen::internal {
-template <class Operator, class Rhs>
-struct traits<ddl::OperatorTimes<Operator, Rhs>> {
-  using ReturnType = typename plain_matrix_type<Rhs>::type;
-};
-}  // namespace Eigen::internal
-
-namespace ddl {
-
-/// The unevaluated product of an operator and a matrix. It refers to the operator, like Eigen's expressions.
-template <class Operator, class Rhs>
-class OperatorTimes : public Eigen::ReturnByValue<OperatorTimes<Operator, Rhs>> {
- public:
-  OperatorTimes(const Operator& op, const Rhs& X) : op_(op), X_(X) {
-    check_shape("ddl::operator*", "the right-hand side", X, op.cols(), X.cols());
-  }
-  Index rows() const { return X_.rows(); }
-  Index cols() const { return X_.cols(); }
-  template <class Out>
-  void evalTo(Out& Y) const {
-    op_.apply(X_, Y);
-  }
-
- private:
-  const Operator& op_;
-  typename Eigen::internal::nested_eval<Rhs, 2>::type X_;
-};
+namespace detail {
+template <class Scalar, int Rows>
+inline constexpr bool is_operator<DeltaOperator<Scalar, Rows>> = true;
+}  // namespace detail
 
 }  // namespace ddl

@@ -3,7 +3,11 @@
 /// @source Compact WY: Schreiber and Van Loan 1989; for the delta rule, Yang et al. 2024 (DeltaNet).
 #pragma once
 
+#include <Eigen/Eigenvalues>
+#include <Eigen/QR>
 #include <algorithm>
+#include <complex>
+#include <stdexcept>
 #include <utility>
 
 #include "ddl/op/delta_operator.hpp"
@@ -12,17 +16,20 @@ namespace ddl {
 
 /// The edits X_i = (I - beta_i k_i k_i^H) X_{i-1} + beta_i k_i v_i^T, i = 1 .. n, as one edit of rank n:
 ///
-///     X_n = X_0 - K Z,   (I + D S) Z = D (K^H X_0 - V)
+///     X_n = X_0 + K P,   P = D R,   (I + S D) R = V - K^H X_0
 ///
-/// with K = [k_1 .. k_n], D = diag(beta), V's rows v_i^T, and S the strictly lower part of K^H K. The
-/// triangular system is solved by forward substitution; T = (I + D S)^-1 D is never formed. Two matrix
-/// products and a small solve replace n passes over the state.
+/// with K = [k_1 .. k_n], D = diag(beta), V's rows v_i^T, and S the strictly lower part of K^H K. Row i of R is the
+/// error v_i^T - k_i^H X_{i-1}. The triangular system is solved by forward substitution, no inverse is formed. Two
+/// matrix products and a small solve replace n passes over the state.
 ///
 ///   shapes   K: d x n    V: n x m, absent if nothing was written    X, Y: d x m
 ///   memory   n (d + n + m) scalars; storage doubles as it fills
 ///
-/// Meant for unit directions. The triangular system's condition grows with n and with |k|; past about 64
-/// edits, or for long directions, apply several products one after the other.
+/// With unit directions and beta in [0, 2] no entry of (I + S D)^-1 is larger than 2: entry (i, j) below the diagonal
+/// is -k_i^H A_{i-1} .. A_{j+1} k_j beta_j, and no A expands. The condition then grows at most as n^2, and any number
+/// of edits is safe. With longer directions or larger gates the entries can grow like |1 - beta |k|^2|^n.
+///
+/// Aliasing is as with DeltaOperator.
 template <class Scalar_, int Rows = Dynamic>
 class DeltaProduct {
  public:
@@ -30,6 +37,25 @@ class DeltaProduct {
   using AccumScalar = Accum<Scalar>;
   using Real = RealOf<AccumScalar>;
   using Operator = DeltaOperator<Scalar, Rows>;
+  static constexpr int RowsAtCompileTime = Rows;
+
+  /// What apply computes on its way and backward needs. Applying with a tape that was used before allocates nothing
+  /// for the same n and m, as long as the operands of Eigen's matrix products fit its 128 KiB on the stack.
+  struct Tape {
+    Matrix<AccumScalar> errors;       ///< R, n x m
+    Matrix<AccumScalar> steps;        ///< P = D R, n x m
+    Matrix<AccumScalar> grad_errors;  ///< dL/dR, which is dL/dV, n x m
+    Matrix<AccumScalar> grad_steps;   ///< dL/dP, n x m
+    Matrix<AccumScalar> system;       ///< S D, n x n
+  };
+
+  /// The gradients of what a product is made of.
+  struct Gradient {
+    Matrix<AccumScalar, Rows, Dynamic>
+        directions;              ///< dL/dK, of the k_i as they are kept (normalised), d x n
+    Vector<Real> betas;          ///< n
+    Matrix<AccumScalar> writes;  ///< dL/dV, n x m
+  };
 
   /// The empty product on vectors of size `rows`: the identity.
   /// @throws std::invalid_argument if `rows` is below 1 or differs from the fixed number.
@@ -49,7 +75,8 @@ class DeltaProduct {
   auto overlaps() const { return overlaps_.topLeftCorner(size_, size_); }
 
   /// Appends an operator that acts after all before it. @throws std::invalid_argument on a size that differs.
-  void push(const Operator& op) {
+  template <int OtherRows>
+  void push(const DeltaOperator<Scalar, OtherRows>& op) {
     if (op.rows() != rows())
       fail("ddl::DeltaProduct::push", "the operator's size", std::to_string(op.rows()),
            std::to_string(rows()));
@@ -62,8 +89,8 @@ class DeltaProduct {
     ++size_;
   }
   /// Appends an operator and its write v. @throws std::invalid_argument if v's size differs from earlier ones'.
-  template <class Derived>
-  void push(const Operator& op, const Eigen::MatrixBase<Derived>& v) {
+  template <int OtherRows, class Derived>
+  void push(const DeltaOperator<Scalar, OtherRows>& op, const Eigen::MatrixBase<Derived>& v) {
     EIGEN_STATIC_ASSERT_VECTOR_ONLY(Derived)
     if (v.size() == 0) fail("ddl::DeltaProduct::push", "the size of v", "0", "at least 1");
     if (writes() && v.size() != writes_.cols())
@@ -75,34 +102,101 @@ class DeltaProduct {
     has_writes_ = true;
   }
 
-  /// Y = A_n .. A_1 X plus the writes; Y may be X.
+  /// Appends all edits of another product. @throws std::invalid_argument on sizes that differ.
+  template <int OtherRows>
+  void push(const DeltaProduct<Scalar, OtherRows>& after) {
+    if (after.rows() != rows())
+      fail("ddl::DeltaProduct::push", "the product's size", std::to_string(after.rows()),
+           std::to_string(rows()));
+    if (writes() && after.writes() && after.written().cols() != writes_.cols())
+      fail("ddl::DeltaProduct::push", "the number of columns written", std::to_string(after.written().cols()),
+           std::to_string(writes_.cols()));
+    const Index count = after.size();  // `after` may be *this
+    reserve(size_ + count, after.writes() ? after.written().cols() : 0);
+    for (Index i = 0; i < count; ++i) {
+      const auto op = Operator::as_given(after.directions().col(i), after.betas()[i]);
+      if (after.writes())
+        push(op, after.written().row(i).transpose().eval());
+      else
+        push(op);
+    }
+  }
+
+  /// Y = A_n .. A_1 X plus the writes.
   template <class In, class Out>
   void apply(const Eigen::MatrixBase<In>& X, Out&& Y) const {
-    check_apply(X, Y);
-    Small Z = directions().adjoint() * X.template cast<AccumScalar>();
-    if (writes()) Z -= written();
-    Z = betas().template cast<AccumScalar>().asDiagonal() * Z;
-    unit_lower().template triangularView<Eigen::UnitLower>().solveInPlace(Z);
-    subtract(X, Z, Y);
+    Tape tape;
+    apply(X, Y, tape);
+  }
+  /// The same, with memory that the caller keeps, and for a backward pass.
+  template <class In, class Out>
+  void apply(const Eigen::MatrixBase<In>& X, Out&& Y, Tape& tape) const {
+    check_shape("ddl::DeltaProduct", "X", X, rows(), writes() ? writes_.cols() : X.cols());
+    check_shape("ddl::DeltaProduct", "Y", Y, X.rows(), X.cols());
+    detail::with_operand<detail::Overlap::same>(X, Y, [&](const auto& x) {
+      tape.errors.noalias() = -directions().adjoint() * x.template cast<AccumScalar>();
+      if (writes()) tape.errors += written();
+      set_system(tape);
+      tape.system.template triangularView<Eigen::UnitLower>().solveInPlace(tape.errors);
+      tape.steps = betas().template cast<AccumScalar>().asDiagonal() * tape.errors;
+      add(x, AccumScalar(1), tape.steps, Y.derived());
+    });
   }
   template <class InOut>
   void apply_in_place(InOut&& X) const {
     apply(X, X);
   }
-  template <class Derived>
-  OperatorTimes<DeltaProduct, Derived> operator*(const Eigen::MatrixBase<Derived>& X) const {
-    return {*this, X.derived()};
-  }
 
-  /// Y = (A_n .. A_1)^H X; Y may be X. Writes, which are no part of the linear map, are left out.
+  /// Y = (A_n .. A_1)^H X. Writes, which are no part of the linear map, are left out.
   template <class In, class Out>
   void apply_adjoint(const Eigen::MatrixBase<In>& X, Out&& Y) const {
+    Tape tape;
+    apply_adjoint(X, Y, tape);
+  }
+  template <class In, class Out>
+  void apply_adjoint(const Eigen::MatrixBase<In>& X, Out&& Y, Tape& tape) const {
     check_shape("ddl::DeltaProduct", "X", X, rows(), X.cols());
     check_shape("ddl::DeltaProduct", "Y", Y, X.rows(), X.cols());
-    Small Z = directions().adjoint() * X.template cast<AccumScalar>();
-    unit_lower().adjoint().template triangularView<Eigen::UnitUpper>().solveInPlace(Z);
-    Z = betas().template cast<AccumScalar>().asDiagonal() * Z;
-    subtract(X, Z, Y);
+    detail::with_operand<detail::Overlap::same>(X, Y, [&](const auto& x) {
+      solve_adjoint(x, tape);
+      add(x, AccumScalar(-1), tape.grad_errors, Y.derived());
+    });
+  }
+
+  /// The adjoint of apply(X, Y, tape), of real scalars.
+  ///
+  ///   X          d x m, as it went in
+  ///   dX         d x m: H = dL/dY on entry, dL/dX on return
+  ///   gradient   assigned: dK, dbeta, dV
+  ///
+  /// With W = dL/dR and N the strictly lower part of W P^T:
+  ///
+  ///     (I + S D)^T W = D K^T H     dV = W     dbeta_i = (K^T H - S^T W)_i . R_i
+  ///     dK = H P^T - X W^T - K (N + N^T)       dX = H - K W
+  ///
+  /// @throws std::invalid_argument if a shape does not fit, or the tape is of another product or batch.
+  template <class In, class InOut>
+  void backward(const Eigen::MatrixBase<In>& X, Tape& tape, InOut&& dX, Gradient& gradient) const {
+    static_assert(!Eigen::NumTraits<Scalar>::IsComplex, "ddl::DeltaProduct::backward is of real scalars");
+    constexpr const char* where = "ddl::DeltaProduct::backward";
+    check_shape(where, "X", X, rows(), writes() ? writes_.cols() : X.cols());
+    check_shape(where, "dX", dX, X.rows(), X.cols());
+    check_shape(where, "the tape", tape.errors, size_, X.cols());
+    check_shape(where, "the tape", tape.steps, size_, X.cols());
+    detail::with_operand<detail::Overlap::none>(X, dX, [&](const auto& x) {
+      auto& H = dX.derived();
+      solve_adjoint(H, tape);
+      const auto& W = tape.grad_errors;
+      tape.grad_steps.noalias() -= overlaps().transpose() * W;
+      gradient.betas = tape.grad_steps.cwiseProduct(tape.errors).rowwise().sum();
+      gradient.writes = W;
+      gradient.directions.noalias() = H.template cast<AccumScalar>() * tape.steps.transpose();
+      gradient.directions.noalias() -= x.template cast<AccumScalar>() * W.transpose();
+      tape.system.noalias() = W * tape.steps.transpose();
+      tape.system.diagonal().setZero();
+      gradient.directions.noalias() -= directions() * tape.system.template selfadjointView<Eigen::Lower>();
+      add(H, AccumScalar(-1), W, H);
+    });
   }
 
   /// The map that undoes all edits, writes included: the inverse edits in reverse order.
@@ -126,6 +220,77 @@ class DeltaProduct {
     Real product(1);
     for (Index i = 0; i < size_; ++i) product *= Real(1) - betas_[i] * directions_.col(i).squaredNorm();
     return product;
+  }
+
+  /// log |determinant()|, which neither over- nor underflows; minus infinity if one of the operators is a projection.
+  Real log_abs_determinant() const {
+    Real sum(0);
+    for (Index i = 0; i < size_; ++i)
+      sum += detail::log_abs_one_minus(Real(betas_[i] * directions_.col(i).squaredNorm()));
+    return sum;
+  }
+  /// Adds to `gradient`, which backward has assigned, that of slope * log_abs_determinant():
+  /// dbeta_i = -|k_i|^2 / (1 - beta_i |k_i|^2), dk_i = -2 beta_i k_i / (1 - beta_i |k_i|^2).
+  /// @throws std::invalid_argument if the gradient is not of this product's shape.
+  void log_abs_determinant_backward(Real slope, Gradient& gradient) const {
+    static_assert(!Eigen::NumTraits<Scalar>::IsComplex, "ddl::DeltaProduct: gradients are of real scalars");
+    constexpr const char* where = "ddl::DeltaProduct::log_abs_determinant_backward";
+    check_shape(where, "the gradient of the directions", gradient.directions, rows(), size_);
+    check_shape(where, "the gradient of the gates", gradient.betas, size_, 1);
+    for (Index i = 0; i < size_; ++i) {
+      const Real k2 = directions_.col(i).squaredNorm(), scale = -slope / (Real(1) - betas_[i] * k2);
+      gradient.betas[i] += scale * k2;
+      gradient.directions.col(i) += 2 * scale * betas_[i] * directions_.col(i);
+    }
+  }
+
+  /// The linear map's adjoint (A_n .. A_1)^H = A_1 .. A_n, and its transpose. Writes are left out.
+  DeltaProduct adjoint() const {
+    return reversed([](const Operator& op) { return op.adjoint(); });
+  }
+  DeltaProduct transpose() const {
+    return reversed([](const Operator& op) { return op.transpose(); });
+  }
+
+  /// The product applied n times, writes included; a negative n needs the inverse. It has |n| size() edits.
+  /// @throws std::domain_error if n is negative and one of the operators is a projection.
+  DeltaProduct pow(int n) const {
+    if (n < 0) return inverse().repeated(-static_cast<Index>(n));
+    return repeated(n);
+  }
+
+  /// The p x p matrix, p = min(n, d), that has the eigenvalues and singular values of the linear map A_n .. A_1 but for
+  /// d - p, which are 1. It is A_n .. A_1 in an orthonormal basis whose span holds all k_i. Cost 2 d n p + 4 n p^2.
+  Matrix<AccumScalar> core() const {
+    // With K = Q R, each I - beta k k^H is the identity outside the span of Q and I - beta r r^H in it, r being
+    // k's column of R. Q is not needed.
+    const Index p = (std::min)(rows(), size_);
+    Small core = Small::Identity(p, p);
+    if (p == 0) return core;
+    const Small R = Eigen::HouseholderQR<Small>(directions())
+                        .matrixQR()
+                        .topRows(p)
+                        .template triangularView<Eigen::Upper>();
+    for (Index i = 0; i < size_; ++i)
+      core -= AccumScalar(betas_[i]) * R.col(i) * (R.col(i).adjoint() * core).eval();
+    return core;
+  }
+
+  /// The d eigenvalues of the linear map, in no order, at the cost of core() and of a p x p eigenvalue problem.
+  /// @throws std::invalid_argument if the product overflows, std::runtime_error if the iteration does not converge.
+  Vector<std::complex<Real>, Rows> eigenvalues() const {
+    using Solver = std::conditional_t<bool(Eigen::NumTraits<AccumScalar>::IsComplex),
+                                      Eigen::ComplexEigenSolver<Small>, Eigen::EigenSolver<Small>>;
+    Vector<std::complex<Real>, Rows> all = Vector<std::complex<Real>, Rows>::Ones(rows());
+    const Small small = core();
+    if (small.size() == 0) return all;
+    if (!all_finite(small))
+      fail("ddl::DeltaProduct::eigenvalues", "the product", "not finite", "finite numbers");
+    const Solver solver(small, false);
+    if (solver.info() != Eigen::Success)
+      throw std::runtime_error("ddl::DeltaProduct::eigenvalues: the iteration does not converge");
+    all.head(small.rows()) = solver.eigenvalues();
+    return all;
   }
 
   /// The d x d matrix of the linear map, for tests and display.
@@ -157,21 +322,42 @@ class DeltaProduct {
   }
   Index capacity() const noexcept { return directions_.cols(); }
 
-  Small unit_lower() const { return betas().template cast<AccumScalar>().asDiagonal() * overlaps(); }
-
-  template <class In, class Out>
-  void check_apply(const Eigen::MatrixBase<In>& X, const Eigen::MatrixBase<Out>& Y) const {
-    check_shape("ddl::DeltaProduct", "X", X, rows(), writes() ? writes_.cols() : X.cols());
-    check_shape("ddl::DeltaProduct", "Y", Y, X.rows(), X.cols());
+  template <class F>
+  DeltaProduct reversed(F&& f) const {
+    DeltaProduct product(rows());
+    product.reserve(size_);
+    for (Index i = size_ - 1; i >= 0; --i) product.push(f(Operator::as_given(directions_.col(i), betas_[i])));
+    return product;
   }
 
+  DeltaProduct repeated(Index times) const {
+    DeltaProduct product(rows());
+    product.reserve(times * size_, writes() ? writes_.cols() : 0);
+    for (Index i = 0; i < times; ++i) product.push(*this);
+    return product;
+  }
+
+  void set_system(Tape& tape) const {
+    tape.system = overlaps() * betas().template cast<AccumScalar>().asDiagonal();
+  }
+
+  /// tape.grad_steps = K^H H, and tape.grad_errors = W of (I + S D)^H W = D K^H H.
+  template <class In>
+  void solve_adjoint(const In& H, Tape& tape) const {
+    tape.grad_steps.noalias() = directions().adjoint() * H.template cast<AccumScalar>();
+    tape.grad_errors = betas().template cast<AccumScalar>().asDiagonal() * tape.grad_steps;
+    set_system(tape);
+    tape.system.adjoint().template triangularView<Eigen::UnitUpper>().solveInPlace(tape.grad_errors);
+  }
+
+  /// Y = X + factor K Z; Y may be X.
   template <class In, class Out>
-  void subtract(const Eigen::MatrixBase<In>& X, const Small& Z, Out& Y) const {
+  void add(const In& X, AccumScalar factor, const Small& Z, Out&& Y) const {
     if constexpr (std::is_same_v<AccumScalar, Scalar>) {
       Y = X;
-      Y.noalias() -= directions() * Z;
+      Y.noalias() += factor * directions() * Z;
     } else {
-      Y = (X.template cast<AccumScalar>() - directions() * Z).template cast<Scalar>();
+      Y = (X.template cast<AccumScalar>() + factor * directions() * Z).template cast<Scalar>();
     }
   }
 
@@ -183,11 +369,22 @@ class DeltaProduct {
   Index size_ = 0;
 };
 
+namespace detail {
 template <class Scalar, int Rows>
-DeltaProduct<Scalar, Rows> DeltaOperator<Scalar, Rows>::operator*(const DeltaOperator& first) const {
-  DeltaProduct<Scalar, Rows> product(rows());
+inline constexpr bool is_operator<DeltaProduct<Scalar, Rows>> = true;
+}  // namespace detail
+
+/// The composition of two operators or products, `first` being applied first: their edits, one after the other.
+/// @throws std::invalid_argument if sizes differ.
+template <detail::OperatorOf A, detail::OperatorOf B>
+auto operator*(const A& second, const B& first) {
+  static_assert(std::is_same_v<typename A::Scalar, typename B::Scalar>,
+                "ddl: operators must have one Scalar");
+  constexpr int a = A::RowsAtCompileTime, b = B::RowsAtCompileTime;
+  static_assert(a == b || a == Dynamic || b == Dynamic, "ddl: operators must have one size");
+  DeltaProduct<typename A::Scalar, a == Dynamic ? b : a> product(first.rows());
   product.push(first);
-  product.push(*this);
+  product.push(second);
   return product;
 }
 

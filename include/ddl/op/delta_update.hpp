@@ -65,6 +65,7 @@ struct EditTape {
 
   Matrix<AccumScalar, 1, Tokens> inverse_norm;  ///< s of k = s kt, 1 x N; 0 under the additive rule
   Matrix<AccumScalar, Cols, Tokens> read;       ///< u = X^T k, m x N; 0 under the additive rule
+  AccumScalar k_eps{0};                         ///< as given to the forward pass
 };
 
 namespace detail {
@@ -168,6 +169,30 @@ void dots(Index d, const Scalar* kt, const Scalar* X, Index stride, Accum<Scalar
   if constexpr (Norm) *norm2 = total[Group];
 }
 
+/// The k of one token: k = scale (power kt).
+template <class Scalar>
+struct Direction {
+  const Scalar* kt;
+  Normalizer<Accum<Scalar>> unit;
+};
+
+/// Whether the forward pass took token n's direction times a power of two.
+template <class Scalar, int Rows, int Cols, int Tokens>
+EIGEN_STRONG_INLINE bool is_scaled(UpdateRule rule, const EditTape<Scalar, Rows, Cols, Tokens>& tape,
+                                   Index n) {
+  using Real = Accum<Scalar>;
+  return rule != UpdateRule::additive && !is_common(tape.inverse_norm.data()[n], common_length<Real>());
+}
+
+/// The direction of a token for which is_scaled.
+template <class Scalar, int Rows, int Cols, int Tokens>
+EIGEN_DONT_INLINE Direction<Scalar> scaled_direction(const EditInputs<Scalar, Rows, Cols, Tokens>& inputs,
+                                                     const EditTape<Scalar, Rows, Cols, Tokens>& tape,
+                                                     Index n) {
+  return {inputs.direction.data() + n * inputs.direction.rows(),
+          scaled_normalizer(inputs.direction.col(n), tape.k_eps)};
+}
+
 /// True once for every cache line of a column.
 template <class Scalar>
 constexpr bool starts_line(Index i) noexcept {
@@ -216,12 +241,12 @@ void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
 }
 
 /// dX_j = G_j - q_j kt in place of G, and dkt = G p - X q - w kt; the `first` group of columns assigns dkt, later ones
-/// add to it. w comes as w / s and s, as s^2 can overflow. With `Undo`, X holds Y and is first taken back:
-/// X_j = Y_j - p_j kt.
+/// add to it. With `Undo`, X holds Y and is first taken back: X_j = Y_j - p_j kt.
 template <int Group, bool Undo, class Scalar, class State>
-void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p,
-               const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> s, Accum<Scalar> w_over_s,
-               bool first, State* X, Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt, Index next) {
+EIGEN_STRONG_INLINE void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p,
+                                   const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> w, bool first,
+                                   State* X, Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt,
+                                   Index next) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
     if (next != 0 && starts_line<Scalar>(i)) {
       Eigen::internal::prefetch(kt + d + i);
@@ -231,9 +256,7 @@ void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
       }
     }
     const auto k = Lane::load(kt + i);
-    const auto zero = Lane::broadcast(Accum<Scalar>(0));
-    auto sum = first ? Lane::subtract_product(zero, Lane::broadcast(w_over_s),
-                                              Lane::add_product(zero, Lane::broadcast(s), k))
+    auto sum = first ? Lane::subtract_product(Lane::broadcast(Accum<Scalar>(0)), Lane::broadcast(w), k)
                      : Lane::load(dkt + i);
     for (int j = 0; j < Group; ++j) {
       const auto pj = Lane::broadcast(p[j]), qj = Lane::broadcast(q[j]);
@@ -247,6 +270,53 @@ void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
       Lane::store(dX + j * stride_dx + i, Lane::subtract_product(gradient, k, qj));
     }
     Lane::store(dkt + i, sum);
+  });
+}
+
+// The three kernels for a direction whose power is not 1, one column at a time: rare, so never inlined.
+
+/// Calls f(power kt, first row, rows) for one piece of a column after the other, scaled on the stack.
+template <class Scalar, class F>
+void for_scaled_pieces(Index d, const Direction<Scalar>& k, F&& f) {
+  constexpr Index room = 64;
+  Scalar scaled[room];
+  for (Index begin = 0; begin < d; begin += room) {
+    const Index rows = (std::min)(room, d - begin);
+    for (Index i = 0; i < rows; ++i)
+      scaled[i] = static_cast<Scalar>(k.unit.power * static_cast<Accum<Scalar>>(k.kt[begin + i]));
+    f(static_cast<const Scalar*>(scaled), begin, rows);
+  }
+}
+
+/// (power kt) . X
+template <class Scalar>
+EIGEN_DONT_INLINE Accum<Scalar> scaled_dot(Index d, const Direction<Scalar>& k, const Scalar* X) {
+  Accum<Scalar> sum(0);
+  for_scaled_pieces(d, k, [&](const Scalar* kt, Index begin, Index rows) {
+    Accum<Scalar> part;
+    dots<1, false>(rows, kt, X + begin, rows, &part, nullptr);
+    sum += part;
+  });
+  return sum;
+}
+
+/// Y = X + p (power kt)
+template <class Scalar>
+EIGEN_DONT_INLINE void scaled_add_outer(Index d, const Direction<Scalar>& k, Accum<Scalar> p, const Scalar* X,
+                                        Scalar* Y) {
+  for_scaled_pieces(d, k, [&](const Scalar* kt, Index begin, Index rows) {
+    const Coefficients<1, Accum<Scalar>> ps(p);
+    add_outer<1, false>(rows, kt, ps, X + begin, rows, Y + begin, rows, 0);
+  });
+}
+
+/// pull_back, of which dkt is the gradient of power kt.
+template <bool Undo, class Scalar, class State>
+EIGEN_DONT_INLINE void scaled_pull_back(Index d, const Direction<Scalar>& k, Accum<Scalar> p, Accum<Scalar> q,
+                                        Accum<Scalar> w, bool first, State* X, Scalar* dX, Scalar* dkt) {
+  for_scaled_pieces(d, k, [&](const Scalar* kt, Index begin, Index rows) {
+    const Coefficients<1, Accum<Scalar>> ps(p), qs(q);
+    pull_back<1, Undo>(rows, kt, ps, qs, w, first, X + begin, rows, dX + begin, rows, dkt + begin, 0);
   });
 }
 
@@ -283,40 +353,50 @@ void delta_update_forward(UpdateRule rule, const std::type_identity_t<ConstBatch
   detail::check_inputs(where, inputs);
   tape.inverse_norm.resize(1, N);
   tape.read.resize(m, N);
+  check_range(where, "k_eps", k_eps, k_eps >= 0, "a number of at least 0");
+  tape.k_eps = static_cast<Real>(k_eps);
   const bool streamed = detail::is_streamed(X, Y);
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
     const Index stride_x = X.colStride(), stride_y = Y.colStride();
     for (Index n = begin; n < end; ++n) {
       const Index next = detail::columns_to_next<Scalar>(d, m, N, n);
-      const Scalar* kt = inputs.direction.data() + n * d;
-      const Real* v = inputs.value.data() + n * m;
+      detail::Direction<Scalar> k{inputs.direction.data() + n * d, {Real(1), Real(0)}};
       const Scalar* state = X.data() + n * m * stride_x;
       Scalar* out = Y.data() + n * m * stride_y;
       Real* u = tape.read.data() + n * m;
-      Real norm2(0), s(0);
-      if (rule == UpdateRule::additive) {
-        std::fill_n(u, m, Real(0));
-      } else {
+      const Real* v = inputs.value.data() + n * m;
+      if (rule != UpdateRule::additive) {
+        Real norm2(0);
         detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
           const Scalar* columns = state + j * stride_x;
           if (j == 0)
-            detail::dots<Group, true>(d, kt, columns, stride_x, u + j, &norm2);
+            detail::dots<Group, true>(d, k.kt, columns, stride_x, u + j, &norm2);
           else
-            detail::dots<Group, false>(d, kt, columns, stride_x, u + j, nullptr);
+            detail::dots<Group, false>(d, k.kt, columns, stride_x, u + j, nullptr);
         });
-        s = direction_scale(inputs.direction.col(n), norm2, Real(k_eps));
-        for (Index j = 0; j < m; ++j) u[j] *= s;
+        k.unit = detail::normalizer(inputs.direction.col(n), norm2, tape.k_eps);
+        if (k.unit.power != Real(1)) [[unlikely]]
+          for (Index j = 0; j < m; ++j) u[j] = detail::scaled_dot(d, k, state + j * stride_x);
+        for (Index j = 0; j < m; ++j) u[j] *= k.unit.scale;
+      } else {
+        std::fill_n(u, m, Real(0));
       }
-      tape.inverse_norm.data()[n] = s;
-      const Real step = rule == UpdateRule::additive ? Real(0) : s * inputs.beta.data()[n];
+      const Real s = k.unit.power * k.unit.scale;
+      tape.inverse_norm.data()[n] = is_finite(s) ? s : Real(0);
+      const Real step = rule == UpdateRule::additive ? Real(0) : k.unit.scale * inputs.beta.data()[n];
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
         for (int c = 0; c < Group; ++c)
           p[c] =
               rule == UpdateRule::additive ? Real(1) : Real(step * detail::error(rule, v[j + c], u[j + c]));
+        if (k.unit.power != Real(1)) [[unlikely]] {
+          for (Index c = j; c < j + Group; ++c)
+            detail::scaled_add_outer(d, k, p[c - j], state + c * stride_x, out + c * stride_y);
+          return;
+        }
         const auto add =
             streamed ? detail::add_outer<Group, true, Scalar> : detail::add_outer<Group, false, Scalar>;
-        add(d, kt, p, state + j * stride_x, stride_x, out + j * stride_y, stride_y, next);
+        add(d, k.kt, p, state + j * stride_x, stride_x, out + j * stride_y, stride_y, next);
       });
     }
     if (streamed) detail::finish_streams();
@@ -342,13 +422,19 @@ void delta_update_backward(UpdateRule rule, States& X, const EditInputs<Scalar, 
     for (Index n = begin; n < end; ++n) {
       const Index next = columns_to_next<Scalar>(d, m, N, n);
       const Scalar* kt = inputs.direction.data() + n * d;
-      const Real* v = inputs.value.data() + n * m;
+      const bool scaled = is_scaled(rule, tape, n);
+      Direction<Scalar> k;
+      if (scaled) [[unlikely]]
+        k = scaled_direction(inputs, tape, n);
       const Real* u = tape.read.data() + n * m;
+      const Real* v = inputs.value.data() + n * m;
       auto* state = X.data() + n * m * stride_x;
       Scalar* grad = dX.data() + n * m * stride_dx;
+      Scalar* dkt = gradient.direction.data() + n * d;
       Real* dv = gradient.value.data() + n * m;  // first g, then beta g
-      const Real s = tape.inverse_norm.data()[n];
-      const Real beta = rule == UpdateRule::additive ? Real(0) : inputs.beta.data()[n], step = s * beta;
+      const Real s = scaled ? k.unit.scale : tape.inverse_norm.data()[n];
+      const Real beta = rule == UpdateRule::additive ? Real(0) : inputs.beta.data()[n];
+      const Real step = s * beta;
       Real gr(0), gu(0);
       if (rule == UpdateRule::additive) {
         std::fill_n(dv, m, Real(0));
@@ -356,6 +442,8 @@ void delta_update_backward(UpdateRule rule, States& X, const EditInputs<Scalar, 
         for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
           dots<Group, false, Scalar>(d, kt, grad + j * stride_dx, stride_dx, dv + j, nullptr);
         });
+        if (scaled) [[unlikely]]
+          for (Index j = 0; j < m; ++j) dv[j] = scaled_dot<Scalar>(d, k, grad + j * stride_dx);
         for (Index j = 0; j < m; ++j) {
           dv[j] *= s;
           gr += dv[j] * error(rule, v[j], u[j]);
@@ -363,15 +451,24 @@ void delta_update_backward(UpdateRule rule, States& X, const EditInputs<Scalar, 
         }
       }
       gradient.beta.data()[n] = gr;
+      const Real w = s * step * (gr - gu);
       for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         Coefficients<Group, Real> p, q;
         for (int c = 0; c < Group; ++c) {
           p[c] = rule == UpdateRule::additive ? Real(1) : Real(step * error(rule, v[j + c], u[j + c]));
           q[c] = rule == UpdateRule::delta ? Real(step * dv[j + c]) : Real(0);
         }
-        pull_back<Group, Undo>(d, kt, p, q, s, Real(step * (gr - gu)), j == 0, state + j * stride_x, stride_x,
-                               grad + j * stride_dx, stride_dx, gradient.direction.data() + n * d, next);
+        if (scaled) [[unlikely]] {
+          for (Index c = j; c < j + Group; ++c)
+            scaled_pull_back<Undo>(d, k, p[c - j], q[c - j], w, c == 0, state + c * stride_x,
+                                   grad + c * stride_dx, dkt);
+          return;
+        }
+        pull_back<Group, Undo>(d, kt, p, q, w, j == 0, state + j * stride_x, stride_x, grad + j * stride_dx,
+                               stride_dx, dkt, next);
       });
+      if (scaled) [[unlikely]]
+        for (Index i = 0; i < d; ++i) dkt[i] = static_cast<Scalar>(k.unit.power * static_cast<Real>(dkt[i]));
       for (Index j = 0; j < m; ++j) dv[j] *= beta;
     }
   });
@@ -419,15 +516,23 @@ void delta_update_inverse(UpdateRule rule, const EditInputs<Scalar, Rows, Cols, 
   for_ranges(executor, N, columns_per_piece(d * m), [&](Index begin, Index end) {
     for (Index n = begin; n < end; ++n) {
       const Index next = detail::columns_to_next<Scalar>(d, m, N, n);
-      const Real step = rule == UpdateRule::additive ? Real(0) : Real(tape.inverse_norm(n) * inputs.beta(n));
+      const bool scaled = detail::is_scaled(rule, tape, n);
+      detail::Direction<Scalar> k{inputs.direction.data() + n * d, {Real(1), tape.inverse_norm(n)}};
+      if (scaled) [[unlikely]]
+        k = detail::scaled_direction(inputs, tape, n);
+      const Real step = rule == UpdateRule::additive ? Real(0) : Real(k.unit.scale * inputs.beta(n));
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
         detail::Coefficients<Group, Real> p;
         p.setConstant(Real(-1));
         for (int c = 0; c < Group && rule != UpdateRule::additive; ++c)
           p[c] = -step * detail::error(rule, inputs.value(j + c, n), tape.read(j + c, n));
         Scalar* state = X.data() + (n * m + j) * X.colStride();
-        detail::add_outer<Group, false>(d, inputs.direction.data() + n * d, p, state, X.colStride(), state,
-                                        X.colStride(), next);
+        if (scaled) [[unlikely]] {
+          for (Index c = 0; c < Group; ++c)
+            detail::scaled_add_outer(d, k, p[c], state + c * X.colStride(), state + c * X.colStride());
+          return;
+        }
+        detail::add_outer<Group, false>(d, k.kt, p, state, X.colStride(), state, X.colStride(), next);
       });
     }
   });

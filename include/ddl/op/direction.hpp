@@ -3,6 +3,7 @@
 /// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417, sec. 3.1.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -14,25 +15,66 @@ namespace ddl {
 /// a skipped write.
 inline constexpr double default_k_eps = 1e-5;
 
-/// The s of k = s kt, given |kt|^2 as summed; `kt` is read again only where that sum over- or underflowed.
-/// @return 0 if kt and k_eps are both 0.
+namespace detail {
+
+/// k = scale (power kt), where `power` is a power of two. It is 1 for lengths of a common size. For all others it
+/// brings max(|kt|, k_eps) to about 1, so that no square, inner product or multiple of power kt over- or underflows.
+template <class Real>
+struct Normalizer {
+  Real power, scale;
+};
+
+/// Lengths from 1 / common_length to common_length are used without a power of two: float 2^21, double 2^170.
+template <class Real>
+constexpr Real common_length() noexcept {
+  Real length(1);
+  for (int i = 0; i < std::numeric_limits<Real>::max_exponent / 6; ++i) length *= 2;
+  return length;
+}
+
+template <class Real>
+constexpr bool is_common(const Real& x, const Real& limit) noexcept {
+  return x > 1 / limit && x < limit;
+}
+
+/// The normalizer of a kt of any length.
+template <class Real, class Derived>
+EIGEN_DONT_INLINE Normalizer<Real> scaled_normalizer(const Eigen::MatrixBase<Derived>& kt,
+                                                     const Real& k_eps) {
+  const auto& wide = kt.template cast<Accum<typename Derived::Scalar>>();
+  const Real largest = (std::max)(Real(wide.cwiseAbs().maxCoeff()), k_eps);
+  if (!(largest > 0)) return {Real(1), Real(0)};
+  constexpr int limit = std::numeric_limits<Real>::max_exponent - 2;
+  const Real power = std::ldexp(Real(1), -std::clamp(std::ilogb(largest), -limit, limit));
+  const Real eps = power * k_eps;
+  return {power, 1 / std::sqrt((power * wide).squaredNorm() + eps * eps)};
+}
+
+/// The normalizer, given |kt|^2 as summed. `kt` is read only where the length is not a common one.
+template <class Real, class Derived>
+Normalizer<Real> normalizer(const Eigen::MatrixBase<Derived>& kt, const Real& squared_norm,
+                            const Real& k_eps) {
+  using std::sqrt;
+  const Real sum = squared_norm + k_eps * k_eps;
+  if constexpr (std::is_floating_point_v<Real>) {
+    constexpr Real length = common_length<Real>();
+    if (is_common(sum, length * length)) return {Real(1), 1 / sqrt(sum)};
+    return scaled_normalizer(kt, k_eps);
+  } else {
+    return {Real(1), sum > Real(0) ? Real(Real(1) / sqrt(sum)) : Real(0)};
+  }
+}
+
+}  // namespace detail
+
+/// The s of k = s kt, given |kt|^2 as summed. That sum may have over- or underflowed.
+/// @return 0 if kt and k_eps are both 0, and where s is larger than the largest number (float: kt and k_eps below
+/// 3e-39), so that k is 0 there.
 template <class Real, class Derived>
 Real direction_scale(const Eigen::MatrixBase<Derived>& kt, const Real& squared_norm, const Real& k_eps) {
-  using std::sqrt;
-  if constexpr (std::is_floating_point_v<Real>) {
-    constexpr Real safe = (std::numeric_limits<Real>::max)() * std::numeric_limits<Real>::epsilon();
-    const Real sum = squared_norm + k_eps * k_eps;
-    if (sum > 1 / safe && sum < safe) return 1 / sqrt(sum);
-    const Real largest = kt.template cast<Accum<typename Derived::Scalar>>().cwiseAbs().maxCoeff();
-    if (!(largest > 0)) return k_eps > 0 ? 1 / k_eps : Real(0);
-    const Real scaled_eps = k_eps / largest;
-    const Real scaled_sum = (kt.template cast<Accum<typename Derived::Scalar>>() / largest).squaredNorm() +
-                            scaled_eps * scaled_eps;
-    return 1 / largest / sqrt(scaled_sum);
-  } else {
-    const Real sum = squared_norm + k_eps * k_eps;
-    return sum > Real(0) ? Real(Real(1) / sqrt(sum)) : Real(0);
-  }
+  const auto [power, scale] = detail::normalizer(kt, squared_norm, k_eps);
+  const Real s = power * scale;
+  return is_finite(s) ? s : Real(0);
 }
 
 }  // namespace ddl
