@@ -87,6 +87,13 @@ folders() {
     expect 1 train --epochs 1 $options
     silent out "parameters"
   done
+  mkdir images # 2 of 2 x 2 pixels to train on, 1 of 3 x 3 to test on
+  printf '\0\0\x08\x03\0\0\0\x02\0\0\0\x02\0\0\0\x02abcdefgh' >images/train-images-idx3-ubyte
+  printf '\0\0\x08\x01\0\0\0\x02\0\x01' >images/train-labels-idx1-ubyte
+  printf '\0\0\x08\x03\0\0\0\x01\0\0\0\x03\0\0\0\x03abcdefghi' >images/t10k-images-idx3-ubyte
+  printf '\0\0\x08\x01\0\0\0\x01\0' >images/t10k-labels-idx1-ubyte
+  expect 1 train --epochs 1 --data images
+  says err "images: its test samples have 9 inputs, expected 4 as the training samples"
   mkdir empty
   expect 1 "$bin/audit_gates" empty
   says err "empty: holds no checkpoint"

@@ -213,6 +213,14 @@ TEST_CASE("a run that is resumed with other settings is told which", "[io][check
   CHECK(other.step == 0);
 }
 
+TEST_CASE("settings that are no objects are told apart, too", "[io][checkpoint]") {
+  CHECK(settings_difference({{"a", 1}}, {{"a", 1}}).empty());
+  CHECK(settings_difference(nullptr, nullptr).empty());
+  CHECK(settings_difference({{"a", 1}}, 7) == "they are {\"a\":1}, expected 7");
+  CHECK(settings_difference({{"a", 1}, {"b", 2}}, {{"a", 2}, {"b", 3}}, std::vector<std::string>{"b"}) ==
+        "a is 1, expected 2");
+}
+
 TEST_CASE("a run can be extended", "[io][checkpoint]") {
   const TemporaryFolder folder;
   ToyData<double> data, whole_data;

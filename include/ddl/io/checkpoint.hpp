@@ -90,6 +90,10 @@ inline std::string settings_difference(const nlohmann::json& given, const nlohma
   const auto text = [](const nlohmann::json& object, const std::string& key) {
     return object.contains(key) ? detail::json_text(object.at(key)) : "missing";
   };
+  if (!given.is_object() || !expected.is_object())
+    return given == expected
+               ? ""
+               : "they are " + detail::json_text(given) + ", expected " + detail::json_text(expected);
   nlohmann::json keys = given;
   keys.update(expected);
   for (const auto& [key, unused] : keys.items()) {
