@@ -21,7 +21,6 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/parameters.hpp"
-#include "ddl/core/run.hpp"
 #include "ddl/core/random.hpp"
 #include "ddl/train/gradient_check.hpp"
 #include "support/allocations.hpp"
