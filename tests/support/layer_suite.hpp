@@ -21,6 +21,7 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/parameters.hpp"
+#include "ddl/core/pass.hpp"
 #include "ddl/core/random.hpp"
 #include "ddl/train/gradient_check.hpp"
 #include "support/allocations.hpp"
@@ -91,7 +92,7 @@ struct LayerBase {
   static void forward(const auto& part, const auto& x, auto& y, auto& tape, const ddl::Pass& pass) {
     part.forward(x, y, tape, pass);
   }
-  static void backward(const auto& part, const auto& x, const auto& y, auto dy, auto& dx, auto& tape,
+  static void backward(const auto& part, const auto& x, const auto& y, auto& dy, auto& dx, auto& tape,
                        auto& gradient, const ddl::Pass& pass) {
     part.backward(x, y, dy, dx, tape, gradient, pass);
   }
@@ -106,7 +107,7 @@ struct Run {
   Layer layer;
   Part part, gradient;
   typename Layer::X x, dx;
-  typename Layer::Y y, dy;
+  typename Layer::Y y, dy, used_dy;
   typename Layer::Tape tape;
   Index samples;
   Order order;
@@ -129,7 +130,8 @@ struct Run {
 
   void forward() { layer.forward(std::as_const(part), x, y, tape, pass_over(samples, order)); }
   void backward() {
-    layer.backward(std::as_const(part), x, y, dy, dx, tape, gradient, pass_over(samples, order));
+    used_dy = dy;  // backward may overwrite it
+    layer.backward(std::as_const(part), x, y, used_dy, dx, tape, gradient, pass_over(samples, order));
   }
   Tensors run() {
     forward();
