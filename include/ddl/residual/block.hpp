@@ -89,7 +89,7 @@ struct DeltaConnection {
   std::optional<Value> value;
   UpdateRule update = UpdateRule::delta;
   double k_eps = default_k_eps;
-  Index width = 0;
+  Moving<Index> width;  ///< 0 without weights
   Index value_channels = 1;
 
   static constexpr auto parameters() {
@@ -248,6 +248,7 @@ struct DeltaResidualBlock
 
   template <int Tokens = Dynamic>
   Tape<Tokens> make_tape() const {
+    TapeUse::check_sizes("ddl::DeltaResidualBlock::make_tape", "the block", sizes(), sizes());
     Tape<Tokens> tape;
     tape.use.made_for(sizes());
     return tape;
@@ -271,6 +272,11 @@ struct DeltaResidualBlock
   void backward(const Input& X, BatchState dX, Tape<Tokens>& tape, DeltaResidualBlock& gradient,
                 const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaResidualBlock::backward";
+    TapeUse::check_sizes(where, "the block", sizes(), sizes());
+    tape.use.check_backward(where, this);
+    const Index tokens = tape.edit.inputs.direction.cols();
+    check_shape(where, "X", X, this->width, tokens * this->value_channels);
+    check_shape(where, "dX", dX, this->width, tokens * this->value_channels);
     check_same_shapes(where, "the gradient", *this, gradient);
     const Pass pass(executor, tape.use.begin_backward(where, this));
     delta_update_backward(this->update, X, tape.edit.inputs, tape.edit.tape, dX, tape.workspace.gradient, executor);

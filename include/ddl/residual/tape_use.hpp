@@ -9,6 +9,24 @@
 
 namespace ddl {
 
+/// A number or pointer that an object gives away with its memory: a moved-from object has T().
+template <class T>
+class Moving {
+ public:
+  Moving(T value = {}) : value_(value) {}  // implicit, like the conversion back
+  Moving(const Moving&) = default;
+  Moving(Moving&& other) noexcept : value_(std::exchange(other.value_, T())) {}
+  Moving& operator=(const Moving&) = default;
+  Moving& operator=(Moving&& other) noexcept {
+    value_ = std::exchange(other.value_, T());
+    return *this;
+  }
+  operator T() const noexcept { return value_; }
+
+ private:
+  T value_;
+};
+
 /// The sizes by which a model tells its own tapes and states from those of another.
 struct ModelSizes {
   Index inputs = 0, outputs = 0, width = 0, value_channels = 0, layers = 0;
@@ -35,12 +53,15 @@ class TapeUse {
     forward_of_ = model;
     length_ = length;
   }
-  /// @return the length of the sequences in the forward pass.
   /// @throws std::invalid_argument unless the last pass with this tape was a forward pass of this model.
-  Index begin_backward(const char* where, const void* model) {
+  void check_backward(const char* where, const void* model) const {
     if (forward_of_ != model)
       fail(where, "the tape", forward_of_ ? "that of a forward pass of another model" : "without a forward pass",
            "that of a forward pass of this model, which no backward pass has used yet");
+  }
+  /// The same, and uses up the forward pass. @return the length of the sequences in it.
+  Index begin_backward(const char* where, const void* model) {
+    check_backward(where, model);
     forward_of_ = nullptr;
     return length_;
   }
@@ -53,7 +74,7 @@ class TapeUse {
 
  private:
   ModelSizes sizes_;
-  const void* forward_of_ = nullptr;
+  Moving<const void*> forward_of_;
   Index length_ = 1;
 };
 
