@@ -238,7 +238,7 @@ TEST_CASE("infer of attention allocates nothing from the second token on", "[nn]
 TEST_CASE("infer refuses what does not fit, and leaves the state", "[nn][attention][infer][errors]") {
   const Attention attention = attention_of(plain);
   const Matrix<double> c = tokens(6);
-  Matrix<double> y(5, 6), one(5, 1);
+  Matrix<double> y(5, 6), one(5, 1), two(5, 2);
   Attention::Tape<> tape;
   auto state = attention.make_state(1, 6);
   attention.infer(c.leftCols(5), y.leftCols(5), state, tape, {Serial{}, 5});
@@ -251,7 +251,7 @@ TEST_CASE("infer refuses what does not fit, and leaves the state", "[nn][attenti
     CHECK(state.value == before.value);
   };
   const std::string capacity = "expected at most the capacity of the state, 6";
-  refused(c.leftCols(2), y, {Serial{}, 2, 5}, "a sequence is 7 tokens long, " + capacity);
+  refused(c.leftCols(2), two, {Serial{}, 2, 5}, "a sequence is 7 tokens long, " + capacity);
   refused(c.col(0), one, {Serial{}, 1, 6}, "a sequence is 7 tokens long, " + capacity);
   refused(c.col(0), one, {Serial{}, 1, -1}, "the position is -1, expected at least 0");
   refused(c.leftCols(5), y, {Serial{}, 2, 0},
