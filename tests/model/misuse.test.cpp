@@ -645,7 +645,7 @@ TEST_CASE("DeltaResidualBlock refuses what its forward pass was not for", "[mode
       {"default-constructed, backward",
        [&] { none.backward(X, dX, done, gradient); },
        {"ddl::DeltaResidualBlock::backward: the model is empty (default-constructed"}},
-      {"moved from, forward", [&] { gone.forward(X, Y, fresh); }, {"weight is 0 x 0", "8 x 2"}},
+      {"moved from, forward", [&] { gone.forward(X, Y, fresh); }, {"the model is empty (default-constructed"}},
   });
   CHECK(same(gradient, once));
   CHECK(dX == dY);

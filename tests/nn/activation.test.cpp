@@ -19,17 +19,18 @@ template <class Scalar, bool Fixed>
 struct ActivationLayer : LayerBase<ActivationPart<Scalar>, size<Fixed>(small_width)> {
   Activation kind;
 
+  static bool adds() { return false; }
   auto make(Index, Random&) const { return ActivationPart<Scalar>{}; }
   /// ReLU has no derivative at 0.
   void adjust(auto&, auto& x) const {
     if (kind == Activation::relu) x.array() += x.array().sign() * Scalar(0.25);
   }
-  void forward(const auto&, const auto& x, auto& y, auto&, const Order& order) const {
-    activate(kind, x, y, order);
+  void forward(const auto&, const auto& x, auto& y, auto&, const ddl::Pass& pass) const {
+    activate(kind, x, y, pass.executor);
   }
-  void backward(const auto&, const auto& x, const auto&, auto&, const auto& dy, auto& dx, auto&,
-                const Order& order) const {
-    activate_backward(kind, x, dy, dx, order);
+  void backward(const auto&, const auto& x, const auto&, const auto& dy, auto& dx, auto&, auto&,
+                const ddl::Pass& pass) const {
+    activate_backward(kind, x, dy, dx, pass.executor);
   }
 };
 
@@ -79,32 +80,32 @@ TEST_CASE("activations work in place", "[nn][activation]") {
   const Activation kind = every_activation();
   INFO(name_of(kind));
   Random random(5);
-  Matrix<double> x(300, 4), y(300, 4), slope(300, 4), dx(300, 4);
+  Matrix<double> x(300, 4), y(300, 4), dy(300, 4), dx(300, 4);
   fill(random, x);
-  fill(random, slope);
+  fill(random, dy);
   activate(kind, x, y);
-  activate_backward(kind, x, slope, dx);
-  activate_backward(kind, x, slope, slope);
-  CHECK(slope == dx);
+  activate_backward(kind, x, dy, dx);
+  activate_backward(kind, x, dy, dy);
+  CHECK(dy == dx);
   activate(kind, x, x);
   CHECK(x == y);
 }
 
-TEMPLATE_TEST_CASE("activations and their slopes stay finite where exp overflows", "[nn][activation]", float,
-                   double) {
+TEMPLATE_TEST_CASE("activations and their derivatives stay finite where exp overflows", "[nn][activation]",
+                   float, double) {
   const Activation kind = every_activation();
   INFO(name_of(kind));
   const TestType huge = GENERATE(TestType(1e2), TestType(1e4), TestType(1e18));
   // Long enough for packets and for what is left over.
   const Vector<TestType> x = Vector<TestType>::Constant(19, huge), ones = Vector<TestType>::Ones(19);
   const bool is_bounded = kind == Activation::tanh || kind == Activation::sigmoid;
-  const auto check = [&](double sign, double value, double slope) {
+  const auto check = [&](double sign, double value, double derivative) {
     const Vector<TestType> at = TestType(sign) * x;
     Vector<TestType> y(19), dx(19);
     activate(kind, at, y);
     activate_backward(kind, at, ones, dx);
     CHECK(error(y, (TestType(value) * ones).eval()) <= identity_tolerance<TestType>);
-    CHECK(error(dx, (TestType(slope) * ones).eval()) <= identity_tolerance<TestType>);
+    CHECK(error(dx, (TestType(derivative) * ones).eval()) <= identity_tolerance<TestType>);
   };
   check(1, is_bounded ? 1 : double(huge), is_bounded ? 0 : 1);
   check(-1, kind == Activation::tanh ? -1 : 0, 0);

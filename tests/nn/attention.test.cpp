@@ -3,6 +3,7 @@
 
 #include "ddl/core/thread_pool.hpp"
 #include "support/layer_suite.hpp"
+#include "support/sequences.hpp"
 
 using namespace ddl;
 using namespace ddl::test;
@@ -13,7 +14,7 @@ template <class Scalar, bool Fixed>
 struct AttentionLayer
     : LayerBase<CausalSelfAttention<Scalar, size<Fixed>(small_width), size<Fixed>(small_width + 1)>,
                 size<Fixed>(small_width), size<Fixed>(small_width + 1)> {
-  using Cache = typename AttentionLayer::Part::template Cache<size<Fixed>(small_samples)>;
+  using Tape = typename AttentionLayer::Part::template Tape<size<Fixed>(small_samples)>;
   bool qk_norm = true;
   double rope_ratio = 1;
 
@@ -47,11 +48,10 @@ Matrix<double> tokens(Index count) {
   return c;
 }
 
-Matrix<double> attended(const Attention& attention, const Matrix<double>& c, Index length = 0) {
-  Attention::Cache<> cache;
-  cache.length = length;
+Matrix<double> attended(const Attention& attention, const Matrix<double>& c, Index length) {
+  Attention::Tape<> tape;
   Matrix<double> y(5, c.cols());
-  attention.forward(c, y, cache);
+  attention.forward(c, y, tape, {Serial{}, length});
   return y;
 }
 
@@ -115,7 +115,7 @@ TEST_CASE("scores far beyond what exp can take leave the softmax exact", "[nn][a
   const Attention attention = attention_of(unnormalised, 8);
   Matrix<double> c = tokens(150);
   for (Index n = 0; n < c.cols(); ++n) c.col(n) *= 0.1 * static_cast<double>(n);  // the largest come last
-  const Matrix<double> y = attended(attention, c);
+  const Matrix<double> y = attended(attention, c, 150);
   CHECK(all_finite(y));
   CHECK(relative_error(y, dense(attention, c)) <= undo_tolerance);
 }
@@ -125,23 +125,23 @@ TEST_CASE("gradients hold across blocks and sequences", "[nn][attention][grad]")
   CAPTURE(settings.rope_ratio, settings.qk_norm);
   const Index length = 150;
   Attention attention = attention_of(settings);
-  Matrix<double> c = tokens(2 * length), dc(5, 2 * length), dy(5, 2 * length);
+  Matrix<double> c = tokens(2 * length), dc = Matrix<double>::Zero(5, 2 * length), dy(5, 2 * length);
   Random random(5);
   fill(random, dy);
   Attention gradient = zeros_like(attention);
-  Attention::Cache<> cache;
-  cache.length = length;
+  Attention::Tape<> tape;
+  const ddl::Pass pass(Serial{}, length);
   Matrix<double> y(5, 2 * length);
-  attention.forward(c, y, cache);
-  attention.backward(c, cache, dy, dc, gradient);
+  attention.forward(c, y, tape, pass);
+  attention.backward(c, y, dy, dc, tape, gradient, pass);
 
   // Along one random direction in each tensor: a gradient entry by entry would take too long.
-  const auto check_along = [&](auto& variable, const auto& slope) {
+  const auto check_along = [&](auto& variable, const auto& grad) {
     const Matrix<double> kept = variable;
     Matrix<double> direction(kept.rows(), kept.cols());
     fill(random, direction);
     Matrix<double> at = Matrix<double>::Zero(1, 1);
-    const Matrix<double> given = Matrix<double>::Constant(1, 1, slope.cwiseProduct(direction).sum());
+    const Matrix<double> given = Matrix<double>::Constant(1, 1, grad.cwiseProduct(direction).sum());
     const GradientReport report = ddl::check_gradients(at, given, [&] {
       variable = kept + at(0) * direction;
       return attended(attention, c, length).cwiseProduct(dy).sum();
@@ -172,22 +172,104 @@ TEST_CASE("no token sees a later one, nor another sequence", "[nn][attention]") 
   }
 }
 
-TEST_CASE("decoding a token at a time is the full pass", "[nn][attention]") {
+TEST_CASE("infer over chunks of sequences is forward over all of them", "[nn][attention][infer]") {
+  const auto settings = GENERATE(plain, half_rotated, unnormalised, bare);
+  const Index sequences = GENERATE(Index(1), Index(2));
+  // the first chunk, then chunks of the second size
+  const auto [first, later] = GENERATE(table<Index, Index>(
+      {{1, 1}, {150, 1}, {70, 1}, {63, 63}, {64, 64}, {65, 65}, {1, 64}, {64, 1}, {3, 147}}));
+  const Index length = 150, capacity = length + GENERATE(Index(0), Index(13));
+  CAPTURE(settings.rope_ratio, settings.qk_norm, sequences, first, later, capacity);
+  const Attention attention = attention_of(settings);
+  const Matrix<double> c = tokens(sequences * length), expected = attended(attention, c, length);
+  Matrix<double> y(5, sequences * length);
+  auto state = attention.make_state(sequences, capacity);
+  Attention::Tape<> tape;
+  for (int run = 0; run < 2; ++run) {  // the second one over what the first one left
+    y.setZero();
+    for (Index p = 0, count = first; p < length; p += count, count = (std::min)(later, length - p)) {
+      Matrix<double> chunk(5, sequences * count);
+      attention.infer(chunk_of(c, 1, length, p, count), chunk, state, tape, {Serial{}, count, p});
+      put_chunk(y, 1, length, p, count, chunk);
+    }
+    CHECK(error(y, expected) <= 1e-12);
+  }
+}
+
+TEST_CASE("a copied state of attention is a fork", "[nn][attention][infer]") {
+  const Attention attention = attention_of(plain);
+  const Index length = 80, prompt = 70;
+  const Matrix<double> c = tokens(length);
+  Matrix<double> other = c;
+  other.rightCols(length - prompt) *= -1.5;
+  const Matrix<double> expected = attended(attention, c, length),
+                       expected_other = attended(attention, other, length);
+  REQUIRE_FALSE(error(expected, expected_other) <= 0.1);
+  Attention::Tape<> tape;
+  Matrix<double> y(5, prompt), y_other(5, 1), y_next(5, 1);
+  auto state = attention.make_state(1, length);
+  attention.infer(c.leftCols(prompt), y, state, tape, {Serial{}, prompt});
+  auto fork = state;
+  for (Index p = prompt; p < length; ++p) {  // in turns
+    attention.infer(other.col(p), y_other, fork, tape, {Serial{}, 1, p});
+    attention.infer(c.col(p), y_next, state, tape, {Serial{}, 1, p});
+    CHECK(error(y_other, expected_other.col(p)) <= 1e-12);
+    CHECK(error(y_next, expected.col(p)) <= 1e-12);
+  }
+}
+
+TEST_CASE("infer of attention allocates nothing from the second token on", "[nn][attention][infer]") {
   const auto settings = GENERATE(plain, half_rotated, unnormalised, bare);
   CAPTURE(settings.rope_ratio, settings.qk_norm);
   const Index length = 70;
   const Attention attention = attention_of(settings);
-  const Matrix<double> c = tokens(length), expected = attended(attention, c);
+  const Matrix<double> c = tokens(length), expected = attended(attention, c, length);
   Matrix<double> y(5, length);
-  auto kept = attention.make_key_values(length);
-  for (int run = 0; run < 2; ++run) {
-    kept.count = 0;
-    y.setZero();
-    CHECK(allocations_in([&] {
-            for (Index n = 0; n < length; ++n) attention.step(c.col(n), y.col(n), kept);
-          }) == 0);
-    CHECK(error(y, expected) <= sequence_tolerance<double>(length));
-  }
+  auto state = attention.make_state(1, length);
+  Attention::Tape<> tape;
+  attention.infer(c.col(0), y.col(0), state, tape);
+  CHECK(allocations_in([&] {
+          for (Index p = 1; p < length; ++p)
+            attention.infer(c.col(p), y.col(p), state, tape, {Serial{}, 1, p});
+        }) == 0);
+  CHECK(error(y, expected) <= 1e-12);
+}
+
+TEST_CASE("infer refuses what does not fit, and leaves the state", "[nn][attention][infer][errors]") {
+  const Attention attention = attention_of(plain);
+  const Matrix<double> c = tokens(6);
+  Matrix<double> y(5, 6), one(5, 1), two(5, 2);
+  Attention::Tape<> tape;
+  auto state = attention.make_state(1, 6);
+  attention.infer(c.leftCols(5), y.leftCols(5), state, tape, {Serial{}, 5});
+  const auto refused = [&](const auto& in, Matrix<double>& out, const ddl::Pass& pass,
+                           const std::string& message) {
+    const auto before = state;
+    CHECK_THROWS_WITH(attention.infer(in, out, state, tape, pass),
+                      "ddl::CausalSelfAttention::infer: " + message);
+    CHECK(state.key == before.key);
+    CHECK(state.value == before.value);
+  };
+  const std::string capacity = "expected at most the capacity of the state, 6";
+  refused(c.leftCols(2), two, {Serial{}, 2, 5}, "a sequence is 7 tokens long, " + capacity);
+  refused(c.col(0), one, {Serial{}, 1, 6}, "a sequence is 7 tokens long, " + capacity);
+  refused(c.col(0), one, {Serial{}, 1, -1}, "the position is -1, expected at least 0");
+  refused(c.leftCols(5), y, {Serial{}, 2, 0},
+          "the length of a sequence is 2, expected a divisor of the batch's 5 tokens");
+  refused(c.topRows(4).col(0), one, {Serial{}, 1, 5}, "c is 4 x 1, expected 5 x 1");
+  refused(c.col(5), y, {Serial{}, 1, 5}, "y is 5 x 6, expected 5 x 1");
+  attention.infer(c.col(5), one, state, tape, {Serial{}, 1, 5});
+  CHECK(error(one, attended(attention, c, 6).col(5)) <= 1e-12);
+  refused(c.col(5), one, {Serial{}, 1, 6}, "a sequence is 7 tokens long, " + capacity);
+  state.key.resize(11, 6);
+  state.value.resize(11, 6);
+  state.key.setZero();
+  state.value.setZero();
+  refused(c.col(5), one, {Serial{}, 1, 5}, "the keys of the state is 11 x 6, expected 12 x 6");
+  CHECK_THROWS_WITH(attention.make_state(0, 6),
+                    "ddl::CausalSelfAttention::make_state: sequences is 0, expected at least 1");
+  CHECK_THROWS_WITH(attention.make_state(1, 0),
+                    "ddl::CausalSelfAttention::make_state: capacity is 0, expected at least 1");
 }
 
 TEST_CASE("one thread and three give the same bits", "[nn][attention]") {
@@ -197,12 +279,12 @@ TEST_CASE("one thread and three give the same bits", "[nn][attention]") {
   Matrix<double> y[2], dc[2];
   Attention gradient[2] = {zeros_like(attention), zeros_like(attention)};
   const auto run = [&](int i, const auto& executor) {
-    Attention::Cache<> cache;
-    cache.length = 200;
+    Attention::Tape<> tape;
+    const ddl::Pass pass(executor, 200);
     y[i].resize(5, 400);
-    dc[i].resize(5, 400);
-    attention.forward(c, y[i], cache, executor);
-    attention.backward(c, cache, y[i], dc[i], gradient[i], executor);
+    dc[i].setZero(5, 400);
+    attention.forward(c, y[i], tape, pass);
+    attention.backward(c, y[i], y[i], dc[i], tape, gradient[i], pass);
   };
   run(0, Serial{});
   run(1, pool);
@@ -216,28 +298,32 @@ TEST_CASE("memory grows with the length of a sequence, not with its square", "[n
   const Attention attention = attention_of(plain);
   const auto bytes = [&](Index length) {
     const Matrix<double> c = tokens(length);
-    Matrix<double> y(5, length), dc(5, length);
+    Matrix<double> y(5, length), dc = Matrix<double>::Zero(5, length);
     Attention gradient = zeros_like(attention);
     const long before = bytes_in_use;
-    Attention::Cache<> cache;
-    attention.forward(c, y, cache);
-    attention.backward(c, cache, y, dc, gradient);
+    Attention::Tape<> tape;
+    const ddl::Pass pass(Serial{}, length);
+    attention.forward(c, y, tape, pass);
+    attention.backward(c, y, y, dc, tape, gradient, pass);
     return bytes_in_use - before;
   };
   bytes(1024);  // what threads keep
   const long more = bytes(1024) - bytes(512);
   CHECK((more > 0 || !counts_malloc));
-  CHECK(more <= 512 * (attention.cache_scalars() + attention.rotated) * Index(sizeof(double)) + 4096);
+  const Index inner = attention.heads * attention.head_dim;
+  // five matrices of (heads head_dim) x N, four of heads x N, and the table
+  const Index scalars = 5 * inner + 4 * attention.heads + attention.rotated;
+  CHECK(more <= 512 * scalars * Index(sizeof(double)) + 4096);
 }
 
 TEST_CASE("attention maps an empty batch to an empty batch", "[nn][attention]") {
   const Attention attention = attention_of(plain);
   Attention gradient = zeros_like(attention);
-  Attention::Cache<> cache;
+  Attention::Tape<> tape;
   const Matrix<double> c(5, 0);
-  Matrix<double> y(5, 0);
-  attention.forward(c, y, cache);
-  attention.backward(c, cache, y, y, gradient);
+  Matrix<double> y(5, 0), dc(5, 0);
+  attention.forward(c, y, tape);
+  attention.backward(c, y, y, dc, tape, gradient);
   for_each_parameter([](const ParameterPath&, const auto& p) { CHECK(p.isZero(0)); }, gradient);
 }
 
@@ -268,15 +354,12 @@ TEST_CASE("attention refuses settings and sequences that do not fit", "[nn][atte
   const Attention attention = attention_of(plain);
   CHECK_THROWS_WITH(attended(attention, tokens(6), 4),
                     "ddl::CausalSelfAttention: the length of a sequence is 4, expected a divisor of the "
-                    "batch's 6 tokens, or 0 for one sequence");
+                    "batch's 6 tokens");
+  CHECK_THROWS_AS(attended(attention, tokens(6), 0), std::invalid_argument);
   CHECK_THROWS_AS(attended(attention, tokens(6), -2), std::invalid_argument);
-  CHECK_THROWS_AS(attention.make_key_values(0), std::invalid_argument);
-  auto kept = attention.make_key_values(1);
-  const Matrix<double> c = tokens(2);
-  Matrix<double> y(5, 1);
-  CHECK_THROWS_WITH(attention.step(c, y, kept), "ddl::CausalSelfAttention::step: c is 5 x 2, expected 5 x 1");
-  attention.step(c.col(0), y, kept);
-  CHECK_THROWS_WITH(attention.step(c.col(1), y, kept),
-                    "ddl::CausalSelfAttention::step: the sequence is 2 tokens long, expected at most the "
-                    "capacity, 1");
+  Attention::Tape<> tape;
+  Matrix<double> y(5, 6);
+  CHECK_THROWS_WITH(
+      attention.forward(tokens(6), y, tape, {Serial{}, 6, 3}),
+      "ddl::CausalSelfAttention::forward: the position is 3, expected 0: infer continues a sequence");
 }

@@ -12,23 +12,23 @@ namespace {
 template <class Scalar, bool Fixed>
 struct EmbeddingLayer
     : LayerBase<TokenEmbedding<Scalar, size<Fixed>(small_width)>, 1, size<Fixed>(small_width)> {
-  using Cache = std::vector<int>;
+  using Tape = std::vector<int>;
   static constexpr bool has_dx = false;
 
   static Index x_rows(Index) { return 1; }
   auto make(Index width, Random& random) const {
     return typename EmbeddingLayer::Part(width - 3, width, random);
   }
-  void forward(const auto& part, const auto& x, auto& y, auto& tokens, const Order& order) const {
+  void forward(const auto& part, const auto& x, auto& y, auto& tokens, const ddl::Pass& pass) const {
     tokens.resize(static_cast<std::size_t>(x.cols()));
     for (Index n = 0; n < x.cols(); ++n)
       tokens[static_cast<std::size_t>(n)] =
           static_cast<int>(static_cast<Index>(std::abs(x(n)) * 100) % part.vocabulary());
-    part.forward(tokens, y, order);
+    part.forward(tokens, y, pass);
   }
-  void backward(const auto& part, const auto&, const auto&, auto& tokens, const auto& dy, auto&,
-                auto& gradient, const Order& order) const {
-    part.backward(tokens, dy, gradient, order);
+  void backward(const auto& part, const auto&, const auto&, const auto& dy, auto&, auto& tokens,
+                auto& gradient, const ddl::Pass& pass) const {
+    part.backward(tokens, dy, gradient, pass);
   }
 };
 

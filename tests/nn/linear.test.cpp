@@ -12,32 +12,30 @@ template <class Scalar, bool Fixed>
 struct LinearLayer : LayerBase<Linear<Scalar, size<Fixed>(small_width), size<Fixed>(small_width + 1)>,
                                size<Fixed>(small_width), size<Fixed>(small_width + 1)> {
   bool with_bias;
-  bool add_to_dx;
+  bool assigns_dx;
 
   static Index y_rows(Index width) { return width + 1; }
-  bool adds() const { return add_to_dx; }
+  bool adds() const { return !assigns_dx; }
   auto make(Index width, Random& random) const {
     return typename LinearLayer::Part(width, width + 1, random, 1, with_bias);
   }
-  void forward(const auto& part, const auto& x, auto& y, auto&, const Order& order) const {
-    part.forward(x, y, order);
+  void forward(const auto& part, const auto& x, auto& y, auto&, const ddl::Pass& pass) const {
+    part.forward(x, y, pass);
   }
-  void backward(const auto& part, const auto& x, const auto&, auto&, const auto& dy, auto& dx, auto& gradient,
-                const Order& order) const {
-    part.backward_parameters(x, dy, gradient, order);
-    if (add_to_dx)
-      part.add_backward_input(dy, dx, order);
-    else
-      part.backward_input(dy, dx, order);
+  void backward(const auto& part, const auto& x, const auto&, const auto& dy, auto& dx, auto&, auto& gradient,
+                const ddl::Pass& pass) const {
+    if (!assigns_dx) return part.backward(x, dy, dx, gradient, pass);
+    part.backward_parameters(x, dy, gradient, pass);
+    part.input_gradient(dy, dx, pass);
   }
 };
 
 }  // namespace
 
 TEST_CASE("a linear layer passes the suite", "[nn][linear][grad]") {
-  const bool with_bias = GENERATE(true, false), add_to_dx = GENERATE(false, true);
-  CAPTURE(with_bias, add_to_dx);
-  check_layer<LinearLayer>(with_bias, add_to_dx);
+  const bool with_bias = GENERATE(true, false), assigns_dx = GENERATE(false, true);
+  CAPTURE(with_bias, assigns_dx);
+  check_layer<LinearLayer>(with_bias, assigns_dx);
 }
 
 TEST_CASE("a linear layer is W x + b, from zero biases and weights of deviation gain / sqrt(in)",
@@ -78,8 +76,8 @@ TEST_CASE("a linear layer maps an empty batch to an empty batch", "[nn][linear]"
   Matrix<double> y(2, 0), dx(3, 0);
   linear.forward(x, y);
   linear.backward_parameters(x, dy, gradient);
-  linear.backward_input(dy, dx);
-  linear.add_backward_input(dy, dx);
+  linear.input_gradient(dy, dx);
+  linear.backward(x, dy, dx, gradient);
   CHECK(gradient.weight.isZero(0));
   CHECK(gradient.bias.isZero(0));
 }

@@ -13,7 +13,7 @@ struct MlpLayer
     : LayerBase<
           Mlp<Scalar, size<Fixed>(small_width), size<Fixed>(small_width + 2), size<Fixed>(small_width + 1)>,
           size<Fixed>(small_width), size<Fixed>(small_width + 1)> {
-  using Cache = typename MlpLayer::Part::template Cache<size<Fixed>(small_samples)>;
+  using Tape = typename MlpLayer::Part::template Tape<size<Fixed>(small_samples)>;
   Index layers;
   Activation activation = Activation::gelu;
 
@@ -42,8 +42,8 @@ TEST_CASE("a perceptron is its layers one after the other, all but the last acti
   const Mlp<double> mlp(3, 2, {.hidden = 5, .layers = 3, .activation = Activation::tanh}, random);
   Matrix<double> x(3, 4), y(2, 4);
   fill(random, x);
-  Mlp<double>::Cache<> cache;
-  mlp.forward(x, y, cache);
+  Mlp<double>::Tape<> tape;
+  mlp.forward(x, y, tape);
   const Matrix<double> first = (mlp.first.weight * x).array().tanh();
   const Matrix<double> second = (mlp.middle.at(0).weight * first).array().tanh();
   CHECK(error(y, (mlp.last.weight * second).eval()) <= identity_tolerance<double>);
@@ -61,8 +61,8 @@ TEST_CASE("a perceptron has at least two layers and a hidden width that fits", "
   Random random(4);
   using Fixed = Mlp<double, 3, 6>;
   CHECK_THROWS_WITH(Mlp<double>(3, 2, {.layers = 1}, random), "ddl::Mlp: layers is 1, expected at least 2");
-  CHECK_THROWS_WITH(Mlp<double>(3, 2, {.hidden = -1}, random),
-                    "ddl::Mlp: hidden is -1, expected at least 1, or 0 for four times the outputs");
+  CHECK_THROWS_WITH(Mlp<double>(3, 2, {.hidden = -1}, random), "ddl::Mlp: hidden is -1, expected at least 1");
+  CHECK_THROWS_WITH(Mlp<double>(3, 2, {.hidden = 0}, random), "ddl::Mlp: hidden is 0, expected at least 1");
   CHECK_THROWS_WITH(Fixed(3, 3, {.hidden = 5}, random), "ddl::Linear: out is 5, expected 6 (fixed)");
   CHECK_THROWS_AS(Mlp<double>(0, 2, {}, random), std::invalid_argument);
 }

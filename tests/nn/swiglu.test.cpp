@@ -12,7 +12,7 @@ template <class Scalar, bool Fixed>
 struct SwiGluLayer : LayerBase<SwiGlu<Scalar, size<Fixed>(small_width), size<Fixed>(small_width + 2),
                                       size<Fixed>(small_width + 1)>,
                                size<Fixed>(small_width), size<Fixed>(small_width + 1)> {
-  using Cache = typename SwiGluLayer::Part::template Cache<size<Fixed>(small_samples)>;
+  using Tape = typename SwiGluLayer::Part::template Tape<size<Fixed>(small_samples)>;
 
   Index more = 2;  ///< hidden entries than the width
 
@@ -35,8 +35,8 @@ TEST_CASE("SwiGLU is W_p (silu(W_1 x) * W_2 x)", "[nn][swiglu]") {
   const SwiGlu<double> swiglu(3, 2, {.hidden = 300}, random);
   Matrix<double> x(3, 4), y(2, 4);
   fill(random, x);
-  SwiGlu<double>::Cache<> cache;
-  swiglu.forward(x, y, cache);
+  SwiGlu<double>::Tape<> tape;
+  swiglu.forward(x, y, tape);
   const Matrix<double> g = swiglu.c_fc1.weight * x, u = swiglu.c_fc2.weight * x;
   const Matrix<double> hidden = (g.array() / (1 + (-g.array()).exp()) * u.array()).matrix();
   CHECK(error(y, (swiglu.c_proj.weight * hidden).eval()) <= identity_tolerance<double>);
@@ -54,6 +54,8 @@ TEST_CASE("SwiGLU refuses a hidden width that does not fit", "[nn][swiglu][error
   Random random(4);
   using Fixed = SwiGlu<double, 3, 6>;
   CHECK_THROWS_WITH(SwiGlu<double>(3, 2, {.hidden = -1}, random),
-                    "ddl::SwiGlu: hidden is -1, expected at least 1, or 0 for 8/3 of the inputs");
+                    "ddl::SwiGlu: hidden is -1, expected at least 1");
+  CHECK_THROWS_WITH(SwiGlu<double>(3, 2, {.hidden = 0}, random),
+                    "ddl::SwiGlu: hidden is 0, expected at least 1");
   CHECK_THROWS_WITH(Fixed(3, 3, {.hidden = 5}, random), "ddl::Linear: out is 5, expected 6 (fixed)");
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-#include "ddl/op/rewrite.hpp"
+#include "ddl/op/delta_update.hpp"
 
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "ddl/train/gradient_check.hpp"
@@ -12,18 +13,18 @@
 
 using namespace ddl::test;
 using ddl::Dynamic;
-using ddl::Edit;
-using ddl::EditGradient;
+using ddl::EditInputs;
+using ddl::EditTape;
 using ddl::Index;
 using ddl::Matrix;
 using ddl::Random;
-using ddl::Rewrite;
+using ddl::UpdateRule;
 using ddl::Vector;
 using Real = long double;
 
 namespace {
 
-constexpr Rewrite kinds[] = {Rewrite::delta, Rewrite::write_only, Rewrite::additive};
+constexpr UpdateRule rules[] = {UpdateRule::delta, UpdateRule::write_only, UpdateRule::additive};
 
 // The tokens of a batch go through every pair of a gate and a length of kt; k_eps is comparable to the
 // smallest.
@@ -34,50 +35,44 @@ constexpr int every_token = 15;
 double gate_of(Index n) { return gates[n % 5]; }
 double length_of(Index n) { return lengths[n / 5 % 3]; }
 
-/// What goes into a rewrite and, G, comes back to it; and what comes out.
+/// What goes into an update and, G, comes back to it; and what comes out.
 template <class Scalar, int Rows = Dynamic, int Cols = Dynamic, int Tokens = Dynamic>
 struct Problem {
   using Wide = ddl::Accum<Scalar>;
 
   Matrix<Scalar, Rows, Dynamic> X, G, Y, dX;
-  Matrix<Wide, Cols, Tokens> v;
-  Edit<Scalar, Rows, Cols, Tokens> edit;
-  EditGradient<Scalar, Rows, Cols, Tokens> gradient;
+  EditInputs<Scalar, Rows, Cols, Tokens> inputs, gradient;
+  EditTape<Scalar, Rows, Cols, Tokens> tape;
 
   Problem(Index d, Index m, Index tokens, std::uint64_t seed = 1) : Y(d, tokens * m) {
     Random random(seed);
     X = random_matrix<Matrix<Scalar>>(random, d, tokens * m);
     G = dX = random_matrix<Matrix<Scalar>>(random, d, tokens * m);
-    v = random_matrix<Matrix<Wide>>(random, m, tokens);
-    edit.resize(d, m, tokens);
-    gradient.resize(d, m, tokens);
+    inputs.resize(d, m, tokens);
+    inputs.value = random_matrix<Matrix<Wide>>(random, m, tokens);
     for (Index n = 0; n < tokens; ++n) {
-      edit.direction.col(n) =
+      inputs.direction.col(n) =
           (length_of(n) * random_matrix<Vector<double>>(random, d)).template cast<Scalar>();
-      edit.beta(n) = static_cast<Wide>(gate_of(n));
+      inputs.beta(n) = static_cast<Wide>(gate_of(n));
     }
   }
   /// The same numbers in another scalar.
   template <class Other>
   explicit Problem(const Problem<Other>& p)
-      : X(p.X.template cast<Scalar>()),
-        G(p.G.template cast<Scalar>()),
-        Y(X),
-        dX(G),
-        v(p.v.template cast<Wide>()) {
-    edit.resize(X.rows(), v.rows(), v.cols());
-    edit.direction = p.edit.direction.template cast<Scalar>();
-    edit.beta = p.edit.beta.template cast<Wide>();
+      : X(p.X.template cast<Scalar>()), G(p.G.template cast<Scalar>()), Y(X), dX(G) {
+    inputs.direction = p.inputs.direction.template cast<Scalar>();
+    inputs.beta = p.inputs.beta.template cast<Wide>();
+    inputs.value = p.inputs.value.template cast<Wide>();
   }
 
   template <class E = ddl::Serial>
-  void forward(Rewrite kind, double eps = k_eps, const E& executor = {}) {
-    ddl::rewrite_forward(kind, X, edit, v, Y, eps, executor);
+  void forward(UpdateRule rule, double eps = k_eps, const E& executor = {}) {
+    ddl::delta_update_forward(rule, X, inputs, tape, Y, eps, executor);
   }
   template <class E = ddl::Serial>
-  void backward(Rewrite kind, const E& executor = {}) {
+  void backward(UpdateRule rule, const E& executor = {}) {
     dX = G;
-    ddl::rewrite_backward(kind, X, edit, dX, gradient, executor);
+    ddl::delta_update_backward(rule, X, inputs, tape, dX, gradient, executor);
   }
 };
 
@@ -88,26 +83,26 @@ Matrix<Real> wide(const Eigen::MatrixBase<Derived>& x) {
 }
 
 /// dkt / s, that is, the gradient with respect to kt in units of its length: no token drowns the others.
-template <class P, class Slope>
-Matrix<Real> per_length(const P& p, const Slope& dkt) {
-  Matrix<Real> slope = wide(dkt);
-  for (Index n = 0; n < slope.cols(); ++n)
-    if (p.edit.scale(n) > 0) slope.col(n) /= static_cast<Real>(p.edit.scale(n));
-  return slope;
+template <class P, class Grad>
+Matrix<Real> per_length(const P& p, const Grad& dkt) {
+  Matrix<Real> grad = wide(dkt);
+  for (Index n = 0; n < grad.cols(); ++n)
+    if (p.tape.inverse_norm(n) > 0) grad.col(n) /= static_cast<Real>(p.tape.inverse_norm(n));
+  return grad;
 }
 
 /// The textbook, one token at a time, in long double.
 struct Textbook {
-  Matrix<Real> Y, dX, dkt, dv, dbeta, k, readout, correction;
+  Matrix<Real> Y, dX, dkt, dv, dbeta, k, read, correction;
 
   template <class P>
-  Textbook(Rewrite kind, const P& p, double eps = k_eps) {
-    const Matrix<Real> X = wide(p.X), G = wide(p.G), v = wide(p.v), kt = wide(p.edit.direction),
-                       beta = wide(p.edit.beta);
+  Textbook(UpdateRule rule, const P& p, double eps = k_eps) {
+    const Matrix<Real> X = wide(p.X), G = wide(p.G), v = wide(p.inputs.value), kt = wide(p.inputs.direction),
+                       beta = wide(p.inputs.beta);
     const Index m = v.rows(), tokens = v.cols();
     Y = dX = X;
     k = dkt = kt;
-    readout = correction = dv = v;
+    read = correction = dv = v;
     dbeta = beta;
     for (Index n = 0; n < tokens; ++n) {
       const Real b = beta(n), e = static_cast<ddl::Accum<typename decltype(p.X)::Scalar>>(eps);
@@ -116,9 +111,9 @@ struct Textbook {
       const Vector<Real> kn = k.col(n);
       const auto Xn = X.middleCols(n * m, m), Gn = G.middleCols(n * m, m);
       const Vector<Real> u = Xn.transpose().lazyProduct(kn), g = Gn.transpose().lazyProduct(kn);
-      const Vector<Real> r = kind == Rewrite::delta ? Vector<Real>(v.col(n) - u) : Vector<Real>(v.col(n));
+      const Vector<Real> r = rule == UpdateRule::delta ? Vector<Real>(v.col(n) - u) : Vector<Real>(v.col(n));
       auto Yn = Y.middleCols(n * m, m), dXn = dX.middleCols(n * m, m);
-      if (kind == Rewrite::additive) {
+      if (rule == UpdateRule::additive) {
         Yn = Xn.colwise() + kt.col(n);
         dXn = Gn;
         dkt.col(n) = Gn.rowwise().sum();
@@ -128,7 +123,7 @@ struct Textbook {
         Yn = Xn + (b * kn).lazyProduct(r.transpose());
         Vector<Real> dk = b * Gn.lazyProduct(r);
         dXn = Gn;
-        if (kind == Rewrite::delta) {
+        if (rule == UpdateRule::delta) {
           dk -= b * Xn.lazyProduct(g);
           dXn -= (b * kn).lazyProduct(g.transpose());
         }
@@ -136,7 +131,7 @@ struct Textbook {
         dv.col(n) = b * g;
         dbeta(n) = g.dot(r);
       }
-      readout.col(n) = kind == Rewrite::delta ? u : Vector<Real>::Zero(m);
+      read.col(n) = rule == UpdateRule::delta ? u : Vector<Real>::Zero(m);
       correction.col(n) = r;
     }
   }
@@ -147,7 +142,7 @@ struct Inputs {
   using Scalar = double;
   Matrix<double> X, z, v, beta;
   static constexpr auto parameters() {
-    using ddl::field;
+    using ddl::parameter;
     return std::tuple(parameter("X", &Inputs::X), parameter("kt", &Inputs::z), parameter("v", &Inputs::v),
                       parameter("beta", &Inputs::beta));
   }
@@ -155,7 +150,7 @@ struct Inputs {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE_SIG("forward and backward are the textbook's, token by token", "[op][rewrite][grad]",
+TEMPLATE_TEST_CASE_SIG("forward and backward are the textbook's, token by token", "[op][delta_update][grad]",
                        ((class Scalar, int Rows, int Cols), Scalar, Rows, Cols), (float, Dynamic, Dynamic),
                        (double, Dynamic, Dynamic), (long double, Dynamic, Dynamic),
                        (Eigen::half, Dynamic, Dynamic), (Eigen::bfloat16, Dynamic, Dynamic), (double, 17, 5),
@@ -165,12 +160,12 @@ TEMPLATE_TEST_CASE_SIG("forward and backward are the textbook's, token by token"
   for (const Index d : {1, 3, 8, 17, 64})
     for (const Index m : {1, 2, 3, 4, 5, 8}) {
       if ((Rows != Dynamic && Rows != d) || (Cols != Dynamic && Cols != m)) continue;
-      for (const Rewrite kind : kinds) {
-        CAPTURE(d, m, name_of(kind));
+      for (const UpdateRule rule : rules) {
+        CAPTURE(d, m, name_of(rule));
         Problem<Scalar, Rows, Cols, tokens> p(d, m, every_token);
-        p.forward(kind);
-        p.backward(kind);
-        const Textbook expected(kind, p);
+        p.forward(rule);
+        p.backward(rule);
+        const Textbook expected(rule, p);
         CHECK(error(wide(p.Y), expected.Y) <= tolerance);
         CHECK(error(wide(p.dX), expected.dX) <= tolerance);
         CHECK(error(per_length(p, p.gradient.direction), per_length(p, expected.dkt)) <=
@@ -179,141 +174,145 @@ TEMPLATE_TEST_CASE_SIG("forward and backward are the textbook's, token by token"
         constexpr double exact = identity_tolerance<ddl::Accum<Scalar>>;
         CHECK(error(wide(p.gradient.value), expected.dv) <= exact);
         CHECK(error(wide(p.gradient.beta), expected.dbeta) <= exact);
-        if (kind == Rewrite::additive) continue;
-        CHECK(error(wide(p.edit.readout), expected.readout) <= exact);
-        CHECK(error(wide(p.edit.correction), expected.correction) <= exact);
-        Matrix<Real> k = wide(p.edit.direction);
-        for (Index n = 0; n < every_token; ++n) k.col(n) *= static_cast<Real>(p.edit.scale(n));
+        if (rule == UpdateRule::additive) continue;
+        CHECK(error(wide(p.tape.read), expected.read) <= exact);
+        CHECK(error(wide(p.inputs.value - p.tape.read), expected.correction) <= exact);
+        Matrix<Real> k = wide(p.inputs.direction);
+        for (Index n = 0; n < every_token; ++n) k.col(n) *= static_cast<Real>(p.tape.inverse_norm(n));
         CHECK(error(k, expected.k) <= exact);
       }
     }
 }
 
-TEST_CASE("backward is the gradient of forward", "[op][rewrite][grad]") {
+TEST_CASE("backward is the gradient of forward", "[op][delta_update][grad]") {
   const std::pair<Index, Index> sizes[] = {{1, 1}, {1, 4},  {3, 2},  {3, 8}, {8, 3},
                                            {8, 5}, {17, 1}, {17, 4}, {64, 1}};
   for (const auto& [d, m] : sizes)
-    for (const Rewrite kind : kinds) {
-      CAPTURE(d, m, name_of(kind));
+    for (const UpdateRule rule : rules) {
+      CAPTURE(d, m, name_of(rule));
       Problem<double> p(d, m, every_token);
-      Inputs inputs{p.X, p.edit.direction, p.v, p.edit.beta};
+      Inputs inputs{p.X, p.inputs.direction, p.inputs.value, p.inputs.beta};
       for (Index n = 0; n < every_token; ++n) inputs.z.col(n) /= length_of(n);
-      p.forward(kind);
-      p.backward(kind);
+      p.forward(rule);
+      p.backward(rule);
       Inputs gradient{p.dX, p.gradient.direction, p.gradient.value, p.gradient.beta};
       for (Index n = 0; n < every_token; ++n) gradient.z.col(n) *= length_of(n);
       const auto loss = [&] {
         p.X = inputs.X;
-        p.v = inputs.v;
-        p.edit.beta = inputs.beta;
-        for (Index n = 0; n < every_token; ++n) p.edit.direction.col(n) = length_of(n) * inputs.z.col(n);
-        p.forward(kind);
+        p.inputs.value = inputs.v;
+        p.inputs.beta = inputs.beta;
+        for (Index n = 0; n < every_token; ++n) p.inputs.direction.col(n) = length_of(n) * inputs.z.col(n);
+        p.forward(rule);
         return p.G.cwiseProduct(p.Y).sum();
       };
       const auto report = ddl::check_gradients(inputs, gradient, loss,
-                                               {.step = 1e-4, .allow_zero = kind == Rewrite::additive});
+                                               {.step = 1e-4, .allow_zero = rule == UpdateRule::additive});
       INFO(report.message());
       CHECK(report.passes(gradient_tolerance));
     }
 }
 
-TEST_CASE("the result may take the place of the state", "[op][rewrite]") {
-  for (const Rewrite kind : kinds) {
+TEST_CASE("the result may take the place of the state", "[op][delta_update]") {
+  for (const UpdateRule rule : rules) {
     Problem<double> p(17, 5, every_token);
-    p.forward(kind);
+    p.forward(rule);
     const Matrix<double> apart = p.Y;
     Matrix<double> state = p.X;
-    ddl::rewrite_forward(kind, state, p.edit, p.v, state, k_eps);
+    ddl::delta_update_forward(rule, state, p.inputs, p.tape, state, k_eps);
     CHECK(state == apart);
   }
 }
 
-TEMPLATE_TEST_CASE("rows of a larger matrix, off alignment, give the same bits", "[op][rewrite]", float,
+TEMPLATE_TEST_CASE("rows of a larger matrix, off alignment, give the same bits", "[op][delta_update]", float,
                    double) {
   constexpr Index d = 17, m = 3;
-  for (const Rewrite kind : kinds) {
+  for (const UpdateRule rule : rules) {
     Problem<TestType> p(d, m, every_token);
-    if (kind == Rewrite::additive) p.edit.direction /= TestType(1e3);  // Y - kt loses what |kt| rounds away
-    p.forward(kind);
-    p.backward(kind);
+    if (rule == UpdateRule::additive)
+      p.inputs.direction /= TestType(1e3);  // Y - kt loses what |kt| rounds away
+    p.forward(rule);
+    p.backward(rule);
     const auto within = [](const auto& x) {
       Matrix<TestType> larger = Matrix<TestType>::Constant(x.rows() + 3, x.cols(), TestType(-77));
       larger.middleRows(1, x.rows()) = x;
       return larger;
     };
-    Matrix<TestType> X = within(p.X), Y = within(p.G), dX = within(p.G), v = within(p.v);
+    Matrix<TestType> X = within(p.X), Y = within(p.G), dX = within(p.G);
     auto Y_rows = Y.middleRows(1, d), dX_rows = dX.middleRows(1, d);
-    auto edit = p.edit;
+    const auto inputs = p.inputs;
+    auto tape = p.tape;
     auto gradient = p.gradient;
-    ddl::rewrite_forward(kind, X.middleRows(1, d), edit, v.middleRows(1, m), Y_rows, k_eps);
-    ddl::rewrite_backward(kind, X.middleRows(1, d), edit, dX_rows, gradient);
+    ddl::delta_update_forward(rule, X.middleRows(1, d), inputs, tape, Y_rows, k_eps);
+    ddl::delta_update_backward(rule, X.middleRows(1, d), inputs, tape, dX_rows, gradient);
     CHECK(Y == within(p.Y));
     CHECK(dX == within(p.dX));
     CHECK(gradient.direction == p.gradient.direction);
     CHECK(gradient.value == p.gradient.value);
     CHECK(gradient.beta == p.gradient.beta);
-    ddl::rewrite_rewind(kind, edit, Y_rows);
+    ddl::delta_update_inverse(rule, inputs, tape, Y_rows);
     CHECK(error(Y, X) <= identity_tolerance<TestType>);
   }
 }
 
-TEMPLATE_TEST_CASE("rewinding takes 200 layers back", "[op][rewrite]", float, double) {
-  for (const Rewrite kind : kinds) {
+TEMPLATE_TEST_CASE("the inverse takes 200 layers back", "[op][delta_update]", float, double) {
+  for (const UpdateRule rule : rules) {
     const Problem<TestType> first(16, 4, every_token);
-    std::vector<Edit<TestType>> edits;
+    std::vector<std::pair<EditInputs<TestType>, EditTape<TestType>>> edits;
     Matrix<TestType> state = first.X;
     for (std::uint64_t layer = 0; layer < 200; ++layer) {
       Problem<TestType> p(16, 4, every_token, layer);
       for (Index n = 0; n < every_token; ++n)  // the additive control writes kt itself
-        p.edit.direction.col(n) /= static_cast<TestType>(length_of(n));
-      ddl::rewrite_forward(kind, state, p.edit, p.v, state, k_eps);
-      edits.push_back(p.edit);
+        p.inputs.direction.col(n) /= static_cast<TestType>(length_of(n));
+      ddl::delta_update_forward(rule, state, p.inputs, p.tape, state, k_eps);
+      edits.emplace_back(p.inputs, p.tape);
     }
     CHECK_FALSE(relative_error(state, first.X) <= 0.1);
-    for (auto edit = edits.rbegin(); edit != edits.rend(); ++edit) ddl::rewrite_rewind(kind, *edit, state);
-    CAPTURE(name_of(kind));
+    for (auto edit = edits.rbegin(); edit != edits.rend(); ++edit)
+      ddl::delta_update_inverse(rule, edit->first, edit->second, state);
+    CAPTURE(name_of(rule));
     CHECK(relative_error(state, first.X) <= rewind_tolerance<TestType>);
   }
 }
 
 TEMPLATE_TEST_CASE("backward from the result is backward from the state, and recovers it",
-                   "[op][rewrite][grad]", float, double) {
+                   "[op][delta_update][grad]", float, double) {
   constexpr double tolerance = identity_tolerance<TestType>;
-  for (const Rewrite kind : kinds)
+  for (const UpdateRule rule : rules)
     for (const Index m : {1, 4, 5}) {
-      CAPTURE(name_of(kind), m);
+      CAPTURE(name_of(rule), m);
       Problem<TestType> p(17, m, every_token);
-      if (kind == Rewrite::additive) p.edit.direction /= TestType(1e3);  // Y - kt loses what |kt| rounds away
-      p.forward(kind);
-      p.backward(kind);
-      Matrix<TestType> state = p.Y, slope = p.G;
-      EditGradient<TestType> gradient;
-      ddl::rewrite_backward_rewind(kind, state, p.edit, slope, gradient);
+      if (rule == UpdateRule::additive)
+        p.inputs.direction /= TestType(1e3);  // Y - kt loses what |kt| rounds away
+      p.forward(rule);
+      p.backward(rule);
+      Matrix<TestType> state = p.Y, grad = p.G;
+      EditInputs<TestType> gradient;
+      ddl::delta_update_backward_reversible(rule, state, p.inputs, p.tape, grad, gradient);
       CHECK(error(state, p.X) <= tolerance);
-      CHECK(slope == p.dX);
+      CHECK(grad == p.dX);
       CHECK(error(per_length(p, gradient.direction), per_length(p, p.gradient.direction)) <= tolerance);
       CHECK(gradient.value == p.gradient.value);
       CHECK(gradient.beta == p.gradient.beta);
     }
 }
 
-TEST_CASE("float agrees with double for kt of any length", "[op][rewrite][grad]") {
+TEST_CASE("float agrees with double for kt of any length", "[op][delta_update][grad]") {
   constexpr Index d = 33, m = 4, tokens = 5;
   const double kt_lengths[tokens] = {0, 1e-20, 1e-6, 1, 1e18};
-  for (const Rewrite kind : {Rewrite::delta, Rewrite::write_only})
+  for (const UpdateRule rule : {UpdateRule::delta, UpdateRule::write_only})
     for (const double eps : {0.0, 1e-5}) {
       Problem<float> single(d, m, tokens);
       for (Index n = 0; n < tokens; ++n) {
-        single.edit.direction.col(n).normalize();
-        single.edit.direction.col(n) *= static_cast<float>(kt_lengths[n]);
-        single.edit.beta(n) = 1.7f;
+        single.inputs.direction.col(n).normalize();
+        single.inputs.direction.col(n) *= static_cast<float>(kt_lengths[n]);
+        single.inputs.beta(n) = 1.7f;
       }
       Problem<double> twice(single);
-      single.forward(kind, eps);
-      twice.forward(kind, eps);
-      single.backward(kind);
-      twice.backward(kind);
-      CAPTURE(name_of(kind), eps);
+      single.forward(rule, eps);
+      twice.forward(rule, eps);
+      single.backward(rule);
+      twice.backward(rule);
+      CAPTURE(name_of(rule), eps);
       CHECK(error(single.Y.cast<double>(), twice.Y) <= float_tolerance);
       CHECK(error(single.dX.cast<double>(), twice.dX) <= float_tolerance);
       CHECK(error(single.gradient.value.cast<double>(), twice.gradient.value) <= float_tolerance);
@@ -321,189 +320,206 @@ TEST_CASE("float agrees with double for kt of any length", "[op][rewrite][grad]"
       for (Index n = 0; n < tokens; ++n) {
         CAPTURE(kt_lengths[n]);
         const Eigen::VectorXd given = single.gradient.direction.col(n).cast<double>(),
-                              slope = twice.gradient.direction.col(n);
-        if (slope.isZero(0))
+                              grad = twice.gradient.direction.col(n);
+        if (grad.isZero(0))
           CHECK(given.isZero(0));
         else
-          CHECK(relative_error(given, slope) <= float_tolerance);
+          CHECK(relative_error(given, grad) <= float_tolerance);
       }
     }
 }
 
-TEMPLATE_TEST_CASE("every pass is the textbook's for kt and k_eps of any size", "[op][rewrite][grad]", float,
+TEMPLATE_TEST_CASE("every pass is the textbook's for kt and k_eps of any size", "[op][delta_update][grad]", float,
                    double) {
   using Limits = std::numeric_limits<TestType>;
   constexpr Index d = 70, m = 5;
   const auto all = lengths_of_any_size<TestType>();
   const Index tokens = static_cast<Index>(all.size());
-  for (const Rewrite kind : {Rewrite::delta, Rewrite::write_only})
+  for (const UpdateRule rule : {UpdateRule::delta, UpdateRule::write_only})
     for (const TestType eps : all) {
       Problem<TestType> p(d, m, tokens);
       for (Index n = 0; n < tokens; ++n) {
-        p.edit.direction.col(n) *= 1 / p.edit.direction.col(n).norm();
-        p.edit.direction.col(n) *= all[static_cast<std::size_t>(n)];
-        p.edit.beta(n) = TestType(1.7);
+        p.inputs.direction.col(n) *= 1 / p.inputs.direction.col(n).norm();
+        p.inputs.direction.col(n) *= all[static_cast<std::size_t>(n)];
+        p.inputs.beta(n) = TestType(1.7);
       }
-      CAPTURE(name_of(kind), eps);
-      p.forward(kind, static_cast<double>(eps));
-      p.backward(kind);
-      const Textbook expected(kind, p, static_cast<double>(eps));
+      CAPTURE(name_of(rule), eps);
+      p.forward(rule, static_cast<double>(eps));
+      p.backward(rule);
+      const Textbook expected(rule, p, static_cast<double>(eps));
       constexpr double tolerance = identity_tolerance<TestType>;
       CHECK(error(wide(p.Y), expected.Y) <= tolerance);
       CHECK(error(wide(p.dX), expected.dX) <= tolerance);
       CHECK(error(wide(p.gradient.value), expected.dv) <= tolerance);
       CHECK(error(wide(p.gradient.beta), expected.dbeta) <= tolerance);
-      CHECK(ddl::all_finite(p.edit.scale));
+      CHECK(ddl::all_finite(p.tape.inverse_norm));
       for (Index n = 0; n < tokens; ++n) {
         CAPTURE(all[static_cast<std::size_t>(n)]);
-        const Vector<Real> given = wide(p.gradient.direction.col(n)), slope = expected.dkt.col(n);
-        const Real largest = slope.cwiseAbs().maxCoeff();
+        const Vector<Real> given = wide(p.gradient.direction.col(n)), wanted = expected.dkt.col(n);
+        const Real largest = wanted.cwiseAbs().maxCoeff();
         // Where 1 / |kt| overflows, so does the gradient; below the normal numbers it has few digits.
-        if (largest <= Real(Limits::max()) && largest >= Real(Limits::min()) / Real(Limits::epsilon()))
-          CHECK(relative_error(given, slope) <= slope_tolerance<TestType>);
+        if (largest <= Real((Limits::max)()) && largest >= Real((Limits::min)()) / Real(Limits::epsilon()))
+          CHECK(relative_error(given, wanted) <= slope_tolerance<TestType>);
         CHECK((given.array() == given.array()).all());  // no NaN
       }
-      Matrix<TestType> state = p.Y, slope = p.G;
-      EditGradient<TestType> gradient;
-      ddl::rewrite_backward_rewind(kind, state, p.edit, slope, gradient);
+      Matrix<TestType> state = p.Y, grad = p.G;
+      EditInputs<TestType> gradient;
+      ddl::delta_update_backward_reversible(rule, state, p.inputs, p.tape, grad, gradient);
       CHECK(error(state, p.X) <= tolerance);
-      CHECK(slope == p.dX);
+      CHECK(grad == p.dX);
       state = p.Y;
-      ddl::rewrite_rewind(kind, p.edit, state);
+      ddl::delta_update_inverse(rule, p.inputs, p.tape, state);
       CHECK(error(state, p.X) <= tolerance);
     }
 }
 
-TEMPLATE_TEST_CASE("the zero direction writes nothing and breaks nothing", "[op][rewrite][grad]", float,
+TEMPLATE_TEST_CASE("the zero direction writes nothing and breaks nothing", "[op][delta_update][grad]", float,
                    double, Eigen::half) {
-  for (const Rewrite kind : kinds)
+  for (const UpdateRule rule : rules)
     for (const double eps : {0.0, ddl::default_k_eps}) {
       Problem<TestType> p(9, 3, every_token);
-      p.edit.direction.setZero();
-      p.forward(kind, eps);
-      p.backward(kind);
-      CAPTURE(name_of(kind), eps);
+      p.inputs.direction.setZero();
+      p.forward(rule, eps);
+      p.backward(rule);
+      CAPTURE(name_of(rule), eps);
       CHECK(p.Y == p.X);
       CHECK(p.dX == p.G);
       CHECK((p.gradient.value.array() == 0).all());
       CHECK((p.gradient.beta.array() == 0).all());
-      if (!std::is_same_v<TestType, Eigen::half>) {  // 1 / k_eps is too large a slope for half
-        const Textbook expected(kind, p, eps);
+      if (!std::is_same_v<TestType, Eigen::half>) {  // 1 / k_eps is too large a gradient for half
+        const Textbook expected(rule, p, eps);
         CHECK(error(wide(p.gradient.direction), expected.dkt) <= tolerance_of<TestType>());
       }
     }
 }
 
-TEST_CASE("a write that reads nothing does not mind what the state holds", "[op][rewrite]") {
+TEST_CASE("a write that reads nothing does not mind what the state holds", "[op][delta_update]") {
   Problem<float> p(9, 3, 1);
   p.X.setConstant(1e20f);
-  p.edit.direction.setConstant(1e25f);
-  p.forward(Rewrite::write_only);
+  p.inputs.direction.setConstant(1e25f);
+  p.forward(UpdateRule::write_only);
   CHECK(p.Y == p.X);  // it drowns the write
 }
 
-TEST_CASE("the order of the pieces leaves no trace", "[op][rewrite]") {
+TEST_CASE("the order of the pieces leaves no trace", "[op][delta_update]") {
   constexpr Index d = 64, m = 4, tokens = 1200;  // more than a cache holds: the sweeps ask ahead
   REQUIRE(ddl::columns_per_piece(d * m) < tokens);
-  for (const Rewrite kind : kinds) {
+  for (const UpdateRule rule : rules) {
     Problem<float> forwards(d, m, tokens), backwards(d, m, tokens);
-    forwards.forward(kind);
-    backwards.forward(kind, k_eps, Backwards());
+    forwards.forward(rule);
+    backwards.forward(rule, k_eps, Backwards());
     CHECK(forwards.Y == backwards.Y);
-    forwards.backward(kind);
-    backwards.backward(kind, Backwards());
+    forwards.backward(rule);
+    backwards.backward(rule, Backwards());
     CHECK(forwards.dX == backwards.dX);
     CHECK(forwards.gradient.direction == backwards.gradient.direction);
     CHECK(forwards.gradient.value == backwards.gradient.value);
     CHECK(forwards.gradient.beta == backwards.gradient.beta);
-    const Textbook expected(kind, forwards);
+    const Textbook expected(rule, forwards);
     CHECK(error(wide(forwards.Y), expected.Y) <= identity_tolerance<float>);
     CHECK(error(wide(forwards.dX), expected.dX) <= identity_tolerance<float>);
     CHECK(error(per_length(forwards, forwards.gradient.direction), per_length(forwards, expected.dkt)) <=
           slope_tolerance<float>);
     Matrix<float> undone = forwards.Y, undone_too = forwards.Y;
-    ddl::rewrite_rewind(kind, forwards.edit, undone);
-    ddl::rewrite_rewind(kind, backwards.edit, undone_too, Backwards());
+    ddl::delta_update_inverse(rule, forwards.inputs, forwards.tape, undone);
+    ddl::delta_update_inverse(rule, backwards.inputs, backwards.tape, undone_too, Backwards());
     CHECK(undone == undone_too);
   }
 }
 
-TEST_CASE("neither direction of a rewrite allocates", "[op][rewrite]") {
+TEST_CASE("neither direction of an update allocates", "[op][delta_update]") {
   Problem<float> dynamic(64, 4, 100);
   Problem<double, 8, 4, every_token> fixed(8, 4, every_token);
-  for (const Rewrite kind : kinds)
+  dynamic.forward(UpdateRule::delta);  // sizes the tape
+  dynamic.backward(UpdateRule::delta);
+  for (const UpdateRule rule : rules)
     CHECK(allocations_in([&] {
-            dynamic.forward(kind);
-            dynamic.backward(kind);
-            ddl::rewrite_backward_rewind(kind, dynamic.Y, dynamic.edit, dynamic.dX, dynamic.gradient);
-            ddl::rewrite_rewind(kind, dynamic.edit, dynamic.Y);
-            fixed.forward(kind);
-            fixed.backward(kind);
+            dynamic.forward(rule);
+            dynamic.backward(rule);
+            ddl::delta_update_backward_reversible(rule, dynamic.Y, dynamic.inputs, dynamic.tape, dynamic.dX,
+                                                  dynamic.gradient);
+            ddl::delta_update_inverse(rule, dynamic.inputs, dynamic.tape, dynamic.Y);
+            fixed.forward(rule);
+            fixed.backward(rule);
           }) == 0);
 }
 
-TEST_CASE("an empty batch stays one", "[op][rewrite]") {
-  for (const Rewrite kind : kinds) {
+TEST_CASE("an empty batch stays one", "[op][delta_update]") {
+  for (const UpdateRule rule : rules) {
     Problem<double> p(4, 2, 0);
-    CHECK_NOTHROW(p.forward(kind));
-    CHECK_NOTHROW(p.backward(kind));
+    CHECK_NOTHROW(p.forward(rule));
+    CHECK_NOTHROW(p.backward(rule));
     CHECK(p.gradient.direction.cols() == 0);
   }
 }
 
-TEST_CASE("a shape that does not fit a rewrite is refused by name", "[op][rewrite]") {
-  constexpr Rewrite delta = Rewrite::delta;
+TEST_CASE("a shape that does not fit an update is refused by name", "[op][delta_update]") {
+  constexpr UpdateRule delta = UpdateRule::delta;
   Problem<double> p(4, 2, 3);
-  Matrix<double> tall(5, 6), broad(4, 7), v(2, 4);
+  Matrix<double> tall(5, 6), broad(4, 7);
   const auto refused = [](const auto& attempt, const std::string& message) {
     CHECK_THROWS_WITH(attempt(), Catch::Matchers::ContainsSubstring(message));
   };
-  refused([&] { ddl::rewrite_forward(delta, tall, p.edit, p.v, p.Y); },
-          "rewrite_forward: X is 5 x 6, expected 4 x 6");
-  refused([&] { ddl::rewrite_forward(delta, broad, p.edit, p.v, p.Y); },
-          "rewrite_forward: X is 4 x 7, expected 4 x 6");
-  refused([&] { ddl::rewrite_forward(delta, p.X, p.edit, p.v, p.Y, -1); },
-          "rewrite_forward: k_eps is -1, expected a number of at least 0");
-  refused([&] { ddl::rewrite_forward(delta, p.X, p.edit, v, p.Y); },
-          "rewrite_forward: v is 2 x 4, expected 2 x 3");
-  refused([&] { ddl::rewrite_forward(delta, p.X, p.edit, p.v, broad); },
-          "rewrite_forward: Y is 4 x 7, expected 4 x 6");
-  auto short_gate = p.edit;
+  refused([&] { ddl::delta_update_forward(delta, tall, p.inputs, p.tape, p.Y); },
+          "delta_update_forward: X is 5 x 6, expected 4 x 6");
+  refused([&] { ddl::delta_update_forward(delta, broad, p.inputs, p.tape, p.Y); },
+          "delta_update_forward: X is 4 x 7, expected 4 x 6");
+  refused([&] { ddl::delta_update_forward(delta, p.X, p.inputs, p.tape, p.Y, -1); },
+          "delta_update_forward: k_eps is -1, expected a number of at least 0");
+  auto more_values = p.inputs;
+  more_values.value.resize(2, 4);
+  refused([&] { ddl::delta_update_forward(delta, p.X, more_values, p.tape, p.Y); },
+          "delta_update_forward: v is 2 x 4, expected 2 x 3");
+  refused([&] { ddl::delta_update_forward(delta, p.X, p.inputs, p.tape, broad); },
+          "delta_update_forward: Y is 4 x 7, expected 4 x 6");
+  auto short_gate = p.inputs;
   short_gate.beta.resize(1, 2);
-  refused([&] { ddl::rewrite_forward(delta, p.X, short_gate, p.v, p.Y); }, "beta is 1 x 2, expected 1 x 3");
-  refused([&] { ddl::rewrite_backward(delta, p.X, short_gate, p.dX, p.gradient); },
-          "rewrite_backward: beta is 1 x 2, expected 1 x 3");
-  refused([&] { ddl::rewrite_rewind(delta, short_gate, p.Y); },
-          "rewrite_rewind: beta is 1 x 2, expected 1 x 3");
-  refused([&] { ddl::rewrite_backward(delta, tall, p.edit, p.dX, p.gradient); },
-          "rewrite_backward: X is 5 x 6, expected 4 x 6");
-  refused([&] { ddl::rewrite_backward(delta, p.X, p.edit, broad, p.gradient); },
-          "rewrite_backward: dX is 4 x 7, expected 4 x 6");
-  refused([&] { ddl::rewrite_backward_rewind(delta, p.Y, p.edit, broad, p.gradient); },
-          "rewrite_backward_rewind: dX is 4 x 7, expected 4 x 6");
-  refused([&] { ddl::rewrite_rewind(delta, p.edit, tall); }, "rewrite_rewind: X is 5 x 6, expected 4 x 6");
-  CHECK(std::string(ddl::name_of(Rewrite::write_only)) == "write_only");
+  refused([&] { ddl::delta_update_forward(delta, p.X, short_gate, p.tape, p.Y); },
+          "beta is 1 x 2, expected 1 x 3");
+  refused([&] { ddl::delta_update_backward(delta, p.X, short_gate, p.tape, p.dX, p.gradient); },
+          "delta_update_backward: beta is 1 x 2, expected 1 x 3");
+  refused([&] { ddl::delta_update_inverse(delta, short_gate, p.tape, p.Y); },
+          "delta_update_inverse: beta is 1 x 2, expected 1 x 3");
+  refused([&] { ddl::delta_update_backward(delta, tall, p.inputs, p.tape, p.dX, p.gradient); },
+          "delta_update_backward: X is 5 x 6, expected 4 x 6");
+  refused([&] { ddl::delta_update_backward(delta, p.X, p.inputs, p.tape, broad, p.gradient); },
+          "delta_update_backward: dX is 4 x 7, expected 4 x 6");
+  refused([&] { ddl::delta_update_backward_reversible(delta, p.Y, p.inputs, p.tape, broad, p.gradient); },
+          "delta_update_backward_reversible: dX is 4 x 7, expected 4 x 6");
+  refused([&] { ddl::delta_update_inverse(delta, p.inputs, p.tape, tall); },
+          "delta_update_inverse: X is 5 x 6, expected 4 x 6");
+  p.forward(delta);
+  auto short_tape = p.tape;
+  short_tape.inverse_norm.resize(1, 2);
+  refused([&] { ddl::delta_update_backward(delta, p.X, p.inputs, short_tape, p.dX, p.gradient); },
+          "delta_update_backward: inverse_norm is 1 x 2, expected 1 x 3");
+  short_tape = p.tape;
+  short_tape.read.resize(1, 3);
+  refused([&] { ddl::delta_update_inverse(delta, p.inputs, short_tape, p.Y); },
+          "delta_update_inverse: read is 1 x 3, expected 2 x 3");
+  CHECK(std::string(ddl::name_of(UpdateRule::write_only)) == "write_only");
 }
 
-TEST_CASE("a batch too large for a cache gives the bits of the same rewrite in place, aligned or not",
-          "[op][rewrite]") {
+TEST_CASE("a batch too large for a cache gives the bits of the same update in place, aligned or not",
+          "[op][delta_update]") {
   // 16 MiB of states: stored past the caches where the columns of Y are aligned
   const Index d = GENERATE(Index(256), Index(257)), m = 4, N = 4096;
   Random random(21);
-  Matrix<float> X(d, N * m), v(m, N);
+  Matrix<float> X(d, N * m);
   random.fill_normal(X, 1);
-  random.fill_normal(v, 1);
-  ddl::Edit<float> edit;
-  edit.resize(d, m, N);
-  random.fill_normal(edit.direction, 1);
-  edit.beta.setConstant(1.5f);
+  EditInputs<float> inputs;
+  EditTape<float> tape;
+  inputs.resize(d, m, N);
+  random.fill_normal(inputs.value, 1);
+  random.fill_normal(inputs.direction, 1);
+  inputs.beta.setConstant(1.5f);
   Vector<float> room(X.size() + 16);
   for (const Index offset : {0, 1, 8}) {
     Eigen::Map<Matrix<float>> Y(room.data() + offset, d, N * m);
     Y.setConstant(7);
-    ddl::rewrite_forward(Rewrite::delta, X, edit, v, Y);
+    ddl::delta_update_forward(UpdateRule::delta, X, inputs, tape, Y);
     Matrix<float> in_place = X;
-    ddl::rewrite_forward(Rewrite::delta, in_place, edit, v, in_place);
+    ddl::delta_update_forward(UpdateRule::delta, in_place, inputs, tape, in_place);
     CHECK((Y == in_place));  // millions of entries are not printed
   }
 }

@@ -20,10 +20,10 @@ TEST_CASE("every compressor passes the suite", "[residual][compressor][grad]") {
 TEST_CASE("the automatic compressor is the identity for one channel and a channel mix for more",
           "[residual][compressor]") {
   Random random(1);
-  CHECK(ChannelCompressor<float>({}, 5, 1, random).kind == Compression::identity);
-  CHECK(parameter_count(ChannelCompressor<float>({}, 5, 1, random)) == 0);
-  CHECK(ChannelCompressor<float>({}, 5, 3, random).kind == Compression::channel_mix);
-  CHECK(parameter_count(ChannelCompressor<float>({}, 5, 3, random)) == 15);
+  CHECK(ChannelCompressor<float>(5, 1, {}, random).compression == Compression::identity);
+  CHECK(parameter_count(ChannelCompressor<float>(5, 1, {}, random)) == 0);
+  CHECK(ChannelCompressor<float>(5, 3, {}, random).compression == Compression::channel_mix);
+  CHECK(parameter_count(ChannelCompressor<float>(5, 3, {}, random)) == 15);
 }
 
 TEST_CASE("the channel mix starts as the mean over the channels", "[residual][compressor]") {
@@ -33,23 +33,23 @@ TEST_CASE("the channel mix starts as the mean over the channels", "[residual][co
   Matrix<double> mean(5, 2);
   mean << X.leftCols(3).rowwise().mean(), X.rightCols(3).rowwise().mean();
   const Compression kind = GENERATE(Compression::mean, Compression::channel_mix);
-  const ChannelCompressor<double> compressor({kind}, 5, 3, random);
-  ChannelCompressor<double>::Cache<> cache;
-  CHECK(error(compressor.forward(X, cache), mean) <= identity_tolerance<double>);
+  const ChannelCompressor<double> compressor(5, 3, {kind}, random);
+  ChannelCompressor<double>::Tape<> tape;
+  CHECK(error(compressor.forward(X, tape), mean) <= identity_tolerance<double>);
 }
 
 TEST_CASE("the identity compressor is a view of the state", "[residual][compressor]") {
   Random random(1);
-  const ChannelCompressor<double> compressor({}, 5, 1, random);
-  ChannelCompressor<double>::Cache<> cache;
+  const ChannelCompressor<double> compressor(5, 1, {}, random);
+  ChannelCompressor<double>::Tape<> tape;
   const Matrix<double> X = Matrix<double>::Ones(5, 4);
-  CHECK(compressor.forward(X, cache).data() == X.data());
-  CHECK(cache.x.size() == 0);
+  CHECK(compressor.forward(X, tape).data() == X.data());
+  CHECK(tape.x.size() == 0);
 }
 
 TEST_CASE("the identity compressor refuses more than one channel", "[residual][compressor][errors]") {
   Random random(1);
-  CHECK_THROWS_WITH(ChannelCompressor<double>({Compression::identity}, 5, 2, random),
+  CHECK_THROWS_WITH(ChannelCompressor<double>(5, 2, {Compression::identity}, random),
                     "ddl::ChannelCompressor: value_channels is 2, expected 1, for an identity compressor");
-  CHECK_THROWS_AS(ChannelCompressor<double>({Compression::identity}, 5, 2, random), std::invalid_argument);
+  CHECK_THROWS_AS(ChannelCompressor<double>(5, 2, {Compression::identity}, random), std::invalid_argument);
 }

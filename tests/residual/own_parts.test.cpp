@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 // A block of a user's own parts: all that a part needs, and what the concepts refuse.
-#include "ddl/residual/block.hpp"
+#include <optional>
 
+#include "ddl/residual/block.hpp"
+#include "ddl/residual/variant_part.hpp"
 #include "support/layer_suite.hpp"
 
 using namespace ddl;
@@ -16,8 +18,9 @@ template <class Scalar_>
 struct Scaling {
   using Scalar = Scalar_;
   using Settings = NoSettings;
+  static constexpr PartKind kind = PartKind::sublayer;
   template <int Tokens = Dynamic>
-  struct Cache {};
+  struct Tape {};
 
   Vector<Scalar> weight;
 
@@ -26,15 +29,16 @@ struct Scaling {
   Scaling() = default;
   Scaling(Index in, Index, const Settings&, Random&) : weight(Vector<Scalar>::Ones(in)) {}
 
-  template <int Tokens, Executor E>
-  void forward(const ConstBatchRef<Scalar>& c, BatchRef<Scalar> kt, Cache<Tokens>&, const E&) const {
+  template <int Tokens>
+  void forward(const ConstBatchRef<Scalar>& c, BatchRef<Scalar> kt, Tape<Tokens>&, const Pass&) const {
     kt = weight.asDiagonal() * c;
   }
-  template <int Tokens, Executor E>
-  void backward(const ConstBatchRef<Scalar>& c, Cache<Tokens>&, const ConstBatchRef<Scalar>& dkt,
-                BatchRef<Scalar> dc, Scaling& gradient, const E&) const {
+  template <int Tokens>
+  void backward(const ConstBatchRef<Scalar>& c, const ConstBatchRef<Scalar>&,
+                const ConstBatchRef<Scalar>& dkt, BatchRef<Scalar> dc, Tape<Tokens>&, Scaling& gradient,
+                const Pass&) const {
     gradient.weight += dkt.cwiseProduct(c).rowwise().sum();
-    dc = weight.asDiagonal() * dkt;
+    dc += weight.asDiagonal() * dkt;
   }
 };
 
@@ -43,24 +47,26 @@ template <class Scalar_>
 struct SharedBeta {
   using Scalar = Scalar_;
   using Settings = NoSettings;
+  static constexpr PartKind kind = PartKind::gate;
   template <int Tokens = Dynamic>
-  struct Cache {};
+  struct Tape {};
 
   Vector<Scalar> beta;
 
   static constexpr auto parameters() { return std::tuple(vector_parameter("beta", &SharedBeta::beta)); }
 
   SharedBeta() = default;
-  SharedBeta(const Settings&, Index, Random&) : beta(Vector<Scalar>::Ones(1)) {}
+  SharedBeta(Index, Index, const Settings&, Random&) : beta(Vector<Scalar>::Ones(1)) {}
 
-  template <int Tokens, Executor E>
-  void forward(const ConstBatchRef<Scalar>&, BatchRef<Scalar, 1> out, Cache<Tokens>&, const E&) const {
+  template <int Tokens>
+  void forward(const ConstBatchRef<Scalar>&, BatchRef<Scalar, 1> out, Tape<Tokens>&, const Pass&) const {
     out.setConstant(beta[0]);
   }
-  template <int Tokens, Executor E>
-  void backward(const ConstBatchRef<Scalar>&, const ConstBatchRef<Scalar, 1>&, Cache<Tokens>&,
-                BatchRef<Scalar, 1> slope, BatchRef<Scalar>, SharedBeta& gradient, const E&) const {
-    gradient.beta[0] += slope.sum();
+  template <int Tokens>
+  void backward(const ConstBatchRef<Scalar>&, const ConstBatchRef<Scalar, 1>&,
+                const ConstBatchRef<Scalar, 1>& dbeta, BatchRef<Scalar>, Tape<Tokens>&, SharedBeta& gradient,
+                const Pass&) const {
+    gradient.beta[0] += dbeta.sum();
   }
 };
 
@@ -69,21 +75,24 @@ template <class Scalar_>
 struct FirstEntries {
   using Scalar = Scalar_;
   using Settings = NoSettings;
+  static constexpr PartKind kind = PartKind::value;
+  template <int Tokens = Dynamic>
+  struct Tape {};
 
   static constexpr auto parameters() { return std::tuple(); }
   ValueSource reads() const { return ValueSource::compressed; }
 
   FirstEntries() = default;
-  FirstEntries(const Settings&, Index, Index, Random&) {}
+  FirstEntries(Index, Index, const Settings&, Random&) {}
 
-  template <Executor E>
-  void forward(const ConstBatchRef<Scalar>& z, BatchRef<Scalar> v, const E&) const {
+  template <int Tokens>
+  void forward(const ConstBatchRef<Scalar>& z, BatchRef<Scalar> v, Tape<Tokens>&, const Pass&) const {
     v = z.topRows(v.rows());
   }
-  template <Executor E>
-  void backward(const ConstBatchRef<Scalar>&, const ConstBatchRef<Scalar>&, BatchRef<Scalar> slope,
-                BatchRef<Scalar> dz, FirstEntries&, const E&) const {
-    dz.topRows(slope.rows()) += slope;
+  template <int Tokens>
+  void backward(const ConstBatchRef<Scalar>&, const ConstBatchRef<Scalar>&, const ConstBatchRef<Scalar>& dv,
+                BatchRef<Scalar> dz, Tape<Tokens>&, FirstEntries&, const Pass&) const {
+    dz.topRows(dv.rows()) += dv;
   }
 };
 
@@ -92,8 +101,9 @@ template <class Scalar_>
 struct FirstChannel {
   using Scalar = Scalar_;
   using Settings = NoSettings;
+  static constexpr PartKind kind = PartKind::compressor;
   template <int Tokens = Dynamic>
-  struct Cache {
+  struct Tape {
     Matrix<Scalar> x;
   };
 
@@ -102,73 +112,244 @@ struct FirstChannel {
   static constexpr auto parameters() { return std::tuple(); }
 
   FirstChannel() = default;
-  FirstChannel(const Settings&, Index, Index channels, Random&) : value_channels(channels) {}
+  FirstChannel(Index, Index channels, const Settings&, Random&) : value_channels(channels) {}
 
-  template <int Tokens, Executor E>
-  ConstBatchRef<Scalar> forward(const ConstBatchRef<Scalar>& X, Cache<Tokens>& cache, const E&) const {
-    cache.x.resize(X.rows(), X.cols() / value_channels);
-    for (Index n = 0; n < cache.x.cols(); ++n) cache.x.col(n) = X.col(n * value_channels);
-    return cache.x;
+  template <int Tokens>
+  ConstBatchRef<Scalar> forward(const ConstBatchRef<Scalar>& X, Tape<Tokens>& tape, const Pass&) const {
+    tape.x.resize(X.rows(), X.cols() / value_channels);
+    for (Index n = 0; n < tape.x.cols(); ++n) tape.x.col(n) = X.col(n * value_channels);
+    return tape.x;
   }
   template <int Tokens>
-  ConstBatchRef<Scalar> output(const ConstBatchRef<Scalar>&, const Cache<Tokens>& cache) const {
-    return cache.x;
+  ConstBatchRef<Scalar> output(const ConstBatchRef<Scalar>&, const Tape<Tokens>& tape) const {
+    return tape.x;
   }
-  template <int Tokens, Executor E>
-  void backward(const ConstBatchRef<Scalar>&, const Cache<Tokens>&, const ConstBatchRef<Scalar>& dx,
-                BatchRef<Scalar> dX, FirstChannel&, const E&) const {
+  template <int Tokens>
+  void backward(const ConstBatchRef<Scalar>&, const ConstBatchRef<Scalar>& dx, BatchRef<Scalar> dX,
+                Tape<Tokens>&, FirstChannel&, const Pass&) const {
     for (Index n = 0; n < dx.cols(); ++n) dX.col(n * value_channels) += dx.col(n);
+  }
+};
+
+/// c = x + w, with a weight that is learned.
+template <class Scalar_>
+struct Shift {
+  using Scalar = Scalar_;
+  using Settings = NoSettings;
+  static constexpr PartKind kind = PartKind::norm;
+  template <int Tokens = Dynamic>
+  struct Tape {};
+
+  Vector<Scalar> weight;
+
+  static constexpr auto parameters() { return std::tuple(vector_parameter("weight", &Shift::weight)); }
+
+  Shift() = default;
+  Shift(Index in, Index, const Settings&, Random&) : weight(Vector<Scalar>::Zero(in)) {}
+
+  template <int Tokens>
+  void forward(const ConstBatchRef<Scalar>& x, BatchRef<Scalar> c, Tape<Tokens>&, const Pass&) const {
+    c = x.colwise() + weight;
+  }
+  template <int Tokens>
+  void backward(const ConstBatchRef<Scalar>&, const ConstBatchRef<Scalar>&, const ConstBatchRef<Scalar>& dc,
+                BatchRef<Scalar> dx, Tape<Tokens>&, Shift& gradient, const Pass&) const {
+    gradient.weight += dc.rowwise().sum();
+    dx += dc;
   }
 };
 
 template <class Scalar>
 using OwnBlock = DeltaResidualBlock<Scalar, Dynamic, Dynamic, Scaling<Scalar>, SharedBeta<Scalar>,
-                                    FirstEntries<Scalar>, FirstChannel<Scalar>>;
+                                    FirstEntries<Scalar>, FirstChannel<Scalar>, Shift<Scalar>>;
 
 template <class Scalar, bool>
 struct OwnLayer : LayerBase<OwnBlock<Scalar>, Dynamic> {
-  struct Cache {
-    typename OwnBlock<Scalar>::template Cache<> block;
-    typename OwnBlock<Scalar>::template Workspace<> workspace;
-  };
+  using Tape = std::optional<typename OwnBlock<Scalar>::template Tape<>>;
   static Index x_cols(Index samples) { return 2 * samples; }
   static Index y_cols(Index samples) { return 2 * samples; }
+  static bool adds() { return false; }  // dx is dy on entry
   auto make(Index width, Random& random) const { return OwnBlock<Scalar>(width, 2, {}, random); }
-  void forward(const auto& part, const auto& x, auto& y, auto& cache, const Order& order) const {
-    part.forward(x, y, cache.block, order);
+  static void forward(const auto& part, const auto& x, auto& y, auto& tape, const ddl::Pass& pass) {
+    if (!tape) tape.emplace(part.make_tape());
+    part.forward(x, y, *tape, pass);
   }
-  void backward(const auto& part, const auto& x, const auto&, auto& cache, const auto& dy, auto& dx,
-                auto& gradient, const Order& order) const {
+  static void backward(const auto& part, const auto& x, const auto&, const auto& dy, auto& dx, auto& tape,
+                       auto& gradient, const ddl::Pass& pass) {
     dx = dy;
-    part.backward(x, cache.block, dx, gradient, cache.workspace, order);
+    part.backward(x, dx, *tape, gradient, pass.executor);
   }
 };
 
-/// Every part but its backward.
-struct WithoutBackward {
-  using Scalar = double;
+// What the concepts refuse. Each of the misfits lacks one thing that a part has, or has it wrong.
+
+enum class Misfit {
+  none,
+  kind_missing,
+  kind_of_a_gate,
+  kind_no_kind,
+  settings_missing,
+  tape_missing,
+  parameters_missing,
+  default_missing,
+  copy_missing,
+  sizes_missing,
+  forward_missing,
+  forward_not_const,
+  forward_without_pass,
+  backward_missing,
+  backward_not_const,
+  backward_without_y,
+  backward_without_pass,
+  backward_into_const_gradient
+};
+
+template <bool Has>
+struct HasSettings {
   using Settings = NoSettings;
+};
+template <>
+struct HasSettings<false> {};
+
+template <bool Has>
+struct HasTape {
   template <int Tokens = Dynamic>
-  struct Cache {};
-  static constexpr auto parameters() { return std::tuple(); }
-  WithoutBackward() = default;
-  WithoutBackward(Index, Index, const Settings&, Random&) {}
-  template <int Tokens, Executor E>
-  void forward(const ConstBatchRef<Scalar>& c, BatchRef<Scalar> kt, Cache<Tokens>&, const E&) const {
-    kt = c;
-  }
+  struct Tape {};
+};
+template <>
+struct HasTape<false> {};
+
+template <bool Has>
+struct Copies {};
+template <>
+struct Copies<false> {
+  Copies() = default;
+  Copies(const Copies&) = delete;
+  Copies& operator=(const Copies&) = delete;
 };
 
-static_assert(Sublayer<Scaling<double>> && !Sublayer<WithoutBackward> && BlockPart<WithoutBackward>);
-static_assert(!GatePart<WithoutBackward> && !ValuePart<WithoutBackward> && !CompressorPart<WithoutBackward>);
-static_assert(GatePart<SharedBeta<double>> && !GatePart<Scaling<double>>);
-static_assert(ValuePart<FirstEntries<double>> && !ValuePart<SharedBeta<double>>);
-static_assert(CompressorPart<FirstChannel<double>> && !CompressorPart<FirstEntries<double>>);
-static_assert(Sublayer<Mlp<float, 4, 16>, 4> && !Sublayer<Linear<float>> && !Sublayer<int>);
+template <Misfit M>
+struct KindOf {
+  static constexpr PartKind kind = M == Misfit::kind_of_a_gate ? PartKind::gate : PartKind::sublayer;
+};
+template <>
+struct KindOf<Misfit::kind_missing> {};
+template <>
+struct KindOf<Misfit::kind_no_kind> {
+  static constexpr const char* kind = "sublayer";
+};
+
+template <Misfit M>
+struct Candidate : KindOf<M>,
+                   HasSettings<M != Misfit::settings_missing>,
+                   HasTape<M != Misfit::tape_missing>,
+                   Copies<M != Misfit::copy_missing> {
+  using Scalar = double;
+  using X = ConstBatchRef<double>;
+  using Y = BatchRef<double>;
+
+  static constexpr auto parameters() requires(M != Misfit::parameters_missing) { return std::tuple(); }
+
+  Candidate() requires(M != Misfit::default_missing) = default;
+  Candidate(Index, Index, const NoSettings&, Random&) requires(M != Misfit::sizes_missing) {}
+  explicit Candidate(double) {}
+
+  template <class T>
+  void forward(const X&, Y, T&, const Pass&) const
+      requires(M != Misfit::forward_missing && M != Misfit::forward_not_const &&
+               M != Misfit::forward_without_pass) {}
+  template <class T>
+  void forward(const X&, Y, T&, const Pass&) requires(M == Misfit::forward_not_const) {}
+  template <class T>
+  void forward(const X&, Y, T&) const requires(M == Misfit::forward_without_pass) {}
+
+  template <class T>
+  void backward(const X&, const X&, const X&, Y, T&, Candidate&, const Pass&) const
+      requires(M < Misfit::backward_missing) {}
+  template <class T>
+  void backward(const X&, const X&, const X&, Y, T&, Candidate&,
+                const Pass&) requires(M == Misfit::backward_not_const) {}
+  template <class T>
+  void backward(const X&, const X&, Y, T&, Candidate&, const Pass&) const
+      requires(M == Misfit::backward_without_y) {}
+  template <class T>
+  void backward(const X&, const X&, const X&, Y, T&, Candidate&) const
+      requires(M == Misfit::backward_without_pass) {}
+  template <class T>
+  void backward(const X&, const X&, const X&, Y, T&, Candidate&&, const Pass&) const
+      requires(M == Misfit::backward_into_const_gradient) {}
+};
+
+template <int First, int... M>
+constexpr bool none_is_a_sublayer(std::integer_sequence<int, M...>) {
+  return (!Sublayer<Candidate<static_cast<Misfit>(First + M)>> && ...);
+}
+static_assert(Sublayer<Candidate<Misfit::none>>);
+static_assert(none_is_a_sublayer<1>(
+    std::make_integer_sequence<int, static_cast<int>(Misfit::backward_into_const_gradient)>()));
+// what lacks only passes is still a part, of no use
+static_assert(BlockPart<Candidate<Misfit::backward_missing>> && !BlockPart<Candidate<Misfit::kind_missing>>);
+
+// One part of each kind is of that kind, and of no other.
+template <class P>
+constexpr int kinds_of() {
+  return Sublayer<P> + 2 * GatePart<P> + 4 * ValuePart<P> + 8 * CompressorPart<P> + 16 * Norm<P>;
+}
+static_assert(kinds_of<Scaling<double>>() == 1 && kinds_of<Mlp<float>>() == 1);
+static_assert(kinds_of<SharedBeta<double>>() == 2 && kinds_of<LinearGate<float>>() == 2 &&
+              kinds_of<TanhGate<float>>() == 2);
+static_assert(kinds_of<FirstEntries<double>>() == 4 && kinds_of<LinearValue<float>>() == 4 &&
+              kinds_of<ConstantValue<float>>() == 4);
+static_assert(kinds_of<FirstChannel<double>>() == 8 && kinds_of<ChannelCompressor<float>>() == 8);
+static_assert(kinds_of<Shift<double>>() == 16 && kinds_of<RmsNorm<float>>() == 16 &&
+              kinds_of<NoNorm<float>>() == 16);
+static_assert(kinds_of<VariantPart<SharedBeta<double>, LinearGate<double>>>() == 2);
+static_assert(kinds_of<VariantPart<Scaling<double>, Mlp<double>>>() == 1);
+static_assert(kinds_of<VariantPart<Shift<double>, RmsNorm<double>>>() == 16);
+static_assert(kinds_of<VariantPart<FirstChannel<double>, ChannelCompressor<double>>>() == 8);
+static_assert(kinds_of<Linear<float>>() == 0 && kinds_of<int>() == 0);
+
+/// A value that does not tell what it reads, and a compressor that does not tell its output.
+struct Unread : LinearValue<double> {
+  using LinearValue::LinearValue;
+
+ private:
+  using LinearValue::reads;
+};
+struct Mute : FirstChannel<double> {
+  using FirstChannel::FirstChannel;
+  void output() const;
+};
+static_assert(!ValuePart<Unread> && MapPart<Unread, PartKind::value> && !CompressorPart<Mute>);
+// fixed sizes
+static_assert(Sublayer<Mlp<float, 4, 16>, 4> && !Sublayer<Mlp<float, 4, 16>, 5>);
+static_assert(!Stateful<Scaling<double>> &&
+              std::is_same_v<StateOf<Scaling<double>>, NoState<Scaling<double>>>);
 
 }  // namespace
 
-TEST_CASE("a block of a user's own sublayer, gate, value and compressor passes the suite",
+TEST_CASE("a block of a user's own sublayer, gate, value, compressor and norm passes the suite",
           "[residual][block][grad]") {
   check_layer<OwnLayer>();
+}
+
+TEST_CASE("a block of a user's own parts walks their parameters by name and infers without a state",
+          "[residual][block][infer]") {
+  Random random(1);
+  const OwnBlock<double> block(5, 2, {}, random);
+  std::string names;
+  for_each_parameter([&](const ParameterPath& path, const auto&) { names += path.str() + ";"; }, block);
+  CHECK(names == "norm.weight;sublayer.weight;gate.beta;");
+  auto state = block.make_state(3, 7);
+  CHECK(parameter_count(state) == 0);
+  Matrix<double> X(5, 6), Y(5, 6), expected(5, 6);
+  fill(random, X);
+  auto tape = block.make_tape();
+  block.forward(X, expected, tape);
+  OwnBlock<double>::Connection::Edit<> edit;
+  OwnBlock<double>::Connection::Activations<> activations;
+  const OwnBlock<double>::Connection& connection = block;
+  connection.infer(block.compressor, X, Y, state, edit, activations);
+  CHECK(Y == expected);
+  CHECK_FALSE(Y == X);
 }

@@ -92,7 +92,7 @@ struct LayerBase {
   static void forward(const auto& part, const auto& x, auto& y, auto& tape, const ddl::Pass& pass) {
     part.forward(x, y, tape, pass);
   }
-  static void backward(const auto& part, const auto& x, const auto& y, auto dy, auto& dx, auto& tape,
+  static void backward(const auto& part, const auto& x, const auto& y, auto& dy, auto& dx, auto& tape,
                        auto& gradient, const ddl::Pass& pass) {
     part.backward(x, y, dy, dx, tape, gradient, pass);
   }
@@ -107,7 +107,7 @@ struct Trial {
   Layer layer;
   Part part, gradient;
   typename Layer::X x, dx;
-  typename Layer::Y y, dy;
+  typename Layer::Y y, dy, used_dy;
   typename Layer::Tape tape;
   Index samples;
   Order order;
@@ -130,7 +130,8 @@ struct Trial {
 
   void forward() { layer.forward(std::as_const(part), x, y, tape, pass_over(samples, order)); }
   void backward() {
-    layer.backward(std::as_const(part), x, y, dy, dx, tape, gradient, pass_over(samples, order));
+    used_dy = dy;  // backward may overwrite it
+    layer.backward(std::as_const(part), x, y, used_dy, dx, tape, gradient, pass_over(samples, order));
   }
   Tensors run() {
     forward();

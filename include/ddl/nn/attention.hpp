@@ -136,10 +136,15 @@ struct CausalSelfAttention {
   /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
   void scale_output(Scalar factor) { c_proj.weight *= factor; }
 
-  /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
+  /// @throws std::invalid_argument if a shape does not fit, the sequences do not fill the batch or the pass does not begin
+  /// them.
   template <int Tokens>
   void forward(const Input& c, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
-    project(c, tape, pass.length, pass);
+    if (pass.position != 0)
+      fail("ddl::CausalSelfAttention::forward", "the position", std::to_string(pass.position),
+           "0: infer continues a sequence");
+    pass.sequences("ddl::CausalSelfAttention", c.cols());
+    project(c, tape, pass, pass.length);
     const Index T = pass.length, blocks = pieces_of(T, detail::attention_block);
     pass.executor.for_each(c.cols() / T * heads * blocks, [&](Index piece) {
       const Index head = piece / blocks, first = head / heads * T;
@@ -189,11 +194,14 @@ struct CausalSelfAttention {
     constexpr const char* where = "ddl::CausalSelfAttention::infer";
     const Index N = c.cols(), T = pass.length, P = pass.position, S = pass.sequences(where, N);
     const Index capacity = S > 0 ? state.key.cols() / S : 0;
+    check_shape(where, "c", c, c_q.inputs(), N);
+    check_shape(where, "y", y, c_proj.outputs(), N);
     check_shape(where, "the keys of the state", state.key, inner(), S * capacity);
+    if (P < 0) fail(where, "the position", std::to_string(P), "at least 0");
     if (P + T > capacity)
       fail(where, "a sequence", std::to_string(P + T) + " tokens long",
            "at most the capacity of the state, " + std::to_string(capacity));
-    project(c, tape, capacity, pass);
+    project(c, tape, pass, capacity);
     for (Index s = 0; s < S; ++s) {
       state.key.middleCols(s * capacity + P, T) = tape.key.middleCols(s * T, T);
       state.value.middleCols(s * capacity + P, T) = tape.value.middleCols(s * T, T);
@@ -239,11 +247,10 @@ struct CausalSelfAttention {
     rotary.rotate_back(x, p);
   }
 
-  /// Queries, keys and values of the tokens at hand, in sequences of at most `positions` tokens.
+  /// Queries, keys and values of the tokens at hand; the rotary table is filled for `positions` positions.
   template <int Tokens>
-  void project(const Input& c, Tape<Tokens>& tape, Index positions, const Pass& pass) const {
+  void project(const Input& c, Tape<Tokens>& tape, const Pass& pass, Index positions) const {
     const Index N = c.cols(), T = pass.length;
-    pass.sequences("ddl::CausalSelfAttention", N);
     for (auto* x : {&tape.query, &tape.key, &tape.value, &tape.output}) x->resize(inner(), N);
     for (auto* x : {&tape.query_inverse_rms, &tape.key_inverse_rms, &tape.log_sum}) x->resize(heads, N);
     tape.rotary.prepare(rotated, rope_base, positions);

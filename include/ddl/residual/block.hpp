@@ -89,7 +89,7 @@ struct DeltaConnection {
   std::optional<Value> value;
   UpdateRule update = UpdateRule::delta;
   double k_eps = default_k_eps;
-  Index width = 0;
+  Moving<Index> width;  ///< 0 without weights
   Index value_channels = 1;
 
   static constexpr auto parameters() {

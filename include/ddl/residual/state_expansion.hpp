@@ -57,6 +57,7 @@ struct StateExpansion {
 
   /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
   void forward(const Input& x, BatchRef<Scalar, Rows> X, Tape& tape, const Pass& pass = {}) const {
+    check("ddl::StateExpansion", x, X, pass);
     convolve(x, {pass.length, 0}, X, tape, pass);
   }
 
@@ -90,19 +91,22 @@ struct StateExpansion {
   }
   /// @throws std::invalid_argument if a shape does not fit or the state is of another size.
   void infer(const Input& x, BatchRef<Scalar, Rows> X, State& state, Tape& tape, const Pass& pass = {}) const {
+    constexpr const char* where = "ddl::StateExpansion::infer";
+    check(where, x, X, pass);
     const detail::Windows layout{pass.length, past()};
-    pass.sequences("ddl::StateExpansion::infer", x.cols());
-    detail::extend_windows("ddl::StateExpansion::infer", x, 1, layout, state, tape.windows);
+    detail::extend_windows(where, x, 1, layout, state, tape.windows);
     convolve(tape.windows, layout, X, tape, pass);
   }
 
  private:
+  void check(const char* where, const Input& x, const BatchRef<Scalar, Rows>& X, const Pass& pass) const {
+    check_shape(where, "x", x, width, x.cols());
+    check_shape(where, "X", X, width, x.cols() * value_channels);
+    pass.sequences(where, x.cols());
+  }
   void convolve(const Input& windows, const detail::Windows& layout, BatchRef<Scalar, Rows>& X, Tape& tape,
                 const Pass& pass) const {
-    constexpr const char* where = "ddl::StateExpansion";
     const Index m = value_channels, N = X.cols() / m;
-    check_shape(where, "x", windows, width, N + pass.sequences(where, N) * layout.past);
-    check_shape(where, "X", X, width, N * m);
     if (!repeats()) detail::fold_taps(weight, m, tape.mix);
     for_ranges(pass.executor, N, columns_per_piece(width * m), [&](Index begin, Index end) {
       for (Index n = begin; n < end; ++n)

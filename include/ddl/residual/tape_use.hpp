@@ -4,10 +4,29 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "ddl/core/check.hpp"
 
 namespace ddl {
+
+/// A number or pointer that an object gives away with its memory: a moved-from object has T().
+template <class T>
+class Moving {
+ public:
+  Moving(T value = {}) : value_(value) {}  // implicit, like the conversion back
+  Moving(const Moving&) = default;
+  Moving(Moving&& other) noexcept : value_(std::exchange(other.value_, T())) {}
+  Moving& operator=(const Moving&) = default;
+  Moving& operator=(Moving&& other) noexcept {
+    value_ = std::exchange(other.value_, T());
+    return *this;
+  }
+  operator T() const noexcept { return value_; }
+
+ private:
+  T value_;
+};
 
 /// The sizes by which a model tells its own tapes and states from those of another.
 struct ModelSizes {
@@ -71,7 +90,7 @@ class TapeUse {
 
  private:
   ModelSizes sizes_;
-  const void* forward_of_ = nullptr;
+  Moving<const void*> forward_of_;
   Index length_ = 1;
 };
 

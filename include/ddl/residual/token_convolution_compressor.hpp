@@ -58,7 +58,8 @@ struct TokenConvolutionCompressor {
   /// @return x, a view of the tape. @throws std::invalid_argument if the sequences do not fill the batch.
   template <int Tokens>
   Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {
-    return mix(X, {pass.length, 0}, X.cols() / value_channels(), tape, pass);
+    const Index N = checked("ddl::TokenConvolutionCompressor", X, pass);
+    return mix(X, {pass.length, 0}, N, tape, pass);
   }
   /// What forward returned.
   template <int Tokens>
@@ -84,19 +85,25 @@ struct TokenConvolutionCompressor {
   /// @throws std::invalid_argument if the state is of another size.
   template <int Tokens>
   Input infer(const Input& X, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
-    const Index m = value_channels(), N = X.cols() / m;
+    constexpr const char* where = "ddl::TokenConvolutionCompressor::infer";
+    const Index N = checked(where, X, pass);
     const detail::Windows layout{pass.length, weight.cols() - 1};
-    pass.sequences("ddl::TokenConvolutionCompressor::infer", N);
-    detail::extend_windows("ddl::TokenConvolutionCompressor::infer", X, m, layout, state, tape.windows);
+    detail::extend_windows(where, X, value_channels(), layout, state, tape.windows);
     return mix(tape.windows, layout, N, tape, pass);
   }
 
  private:
+  /// The number of tokens.
+  Index checked(const char* where, const Input& X, const Pass& pass) const {
+    const Index N = X.cols() / value_channels();
+    check_shape(where, "X", X, width(), N * value_channels());
+    pass.sequences(where, N);
+    return N;
+  }
   template <int Tokens>
   Input mix(const Input& windows, const detail::Windows& layout, Index N, Tape<Tokens>& tape,
             const Pass& pass) const {
     const Index m = value_channels();
-    pass.sequences("ddl::TokenConvolutionCompressor", N);
     tape.x.resize(windows.rows(), N);
     detail::fold_taps(weight, m, tape.mix);
     for (Index c = 0; c < tape.mix.cols(); ++c) column(tape.mix, c) *= read[c % m];
