@@ -81,7 +81,13 @@ inline Problem load(const std::string& path, const std::string& label, Index tra
                     const std::optional<ddl::Standardisation<float>>& scale = {}) {
   Problem problem;
   const auto divide = [&](Data all) {
+    if (train_count < 0 || train_count >= all.size())
+      throw std::runtime_error(path + ": --train is " + std::to_string(train_count) + ", expected 1 to " +
+                               std::to_string(all.size() - 1) + ", as it has " + std::to_string(all.size()) +
+                               " samples; or 0");
     const Index count = train_count > 0 ? train_count : all.size() * 4 / 5;
+    ddl::Random random(0);
+    all.shuffle(random);  // files are often sorted by class
     const auto [first, rest] = all.split(count);
     const auto copy = [&](const auto& view) {
       return Data{view.inputs, {view.labels.begin(), view.labels.end()}, {}, all.class_names};
@@ -118,15 +124,7 @@ inline Problem load(const std::string& path, const std::string& label, Index tra
     if (side * side == problem.train.inputs.rows()) problem.image_side = side;
   } else {
     problem.name = path;
-    std::string column = label;
-    if (column.empty()) {
-      std::string header(ddl::FileContents(path).text());
-      header.resize(std::min(header.find_first_of("\r\n"), header.size()));
-      const auto last = header.find_last_of(",;\t");
-      column = header.substr(last == std::string::npos ? 0 : last + 1);
-      std::erase_if(column, [](char c) { return c == '"' || c == ' '; });
-    }
-    divide(ddl::read_csv<float>(path, {.label = column}).data);
+    divide(ddl::read_csv<float>(path, {.label = label.empty() ? ddl::read_csv_names(path).back() : label}));
     standardise();
   }
   if (problem.test.inputs.rows() != problem.train.inputs.rows())
@@ -142,17 +140,22 @@ class ShiftedBatches : public ddl::SupervisedBatches<float> {
  public:
   ShiftedBatches(const ddl::DatasetView<float>& data, const ddl::BatchSettings& settings, Index side,
                  Index most)
-      : SupervisedBatches(data, settings), side_(side), most_(side > 0 ? most : 0) {}
+      : SupervisedBatches(data, settings), side_(side), most_(side > 0 ? most : 0) {
+    if (side > 0 && most >= side)
+      throw std::invalid_argument("--shift is " + std::to_string(most) + ", expected 0 to " +
+                                  std::to_string(side - 1) + ", as images are " + std::to_string(side) +
+                                  " pixels wide");
+  }
 
   void next() {
-    const auto position = order().position();
+    const auto position = sampler().position();
     SupervisedBatches::next();
     const auto& from = SupervisedBatches::inputs();
     if (most_ == 0) {
       inputs_ = from;
       return;
     }
-    ddl::Random random(ddl::Random(order().settings().seed)() + 1000003 * position.epoch +
+    ddl::Random random(ddl::Random(sampler().settings().seed)() + 1000003 * position.epoch +
                        static_cast<std::uint64_t>(position.batch));
     inputs_.setZero(from.rows(), from.cols());
     for (Index n = 0; n < from.cols(); ++n) {
@@ -324,7 +327,7 @@ struct Trainer {
                 {.batch_size = options.batch, .seed = static_cast<std::uint64_t>(seed), .keep_short = false},
                 problem.image_side, options.shift) {
     settings["seed"] = seed;
-    fit.steps = options.epochs * batches.order().batches_per_epoch();
+    fit.steps = options.epochs * batches.sampler().batches_per_epoch();
     fit.learning_rate = ddl::WarmupCosine({.peak = options.learning_rate,
                                            .warmup = std::min(fit.steps, fit.steps / 20 + 1),
                                            .steps = fit.steps});

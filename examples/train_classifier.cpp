@@ -113,7 +113,7 @@ int main(int argc, char** argv) {
           const ddl::Checkpoint newest(ddl::checkpoints_in(folder).back());
           training::check_steps("--epochs", trainer.fit.steps, trainer.run.step,
                                 training::setting<Index>(newest.settings(), "epochs") *
-                                    trainer.batches.order().batches_per_epoch());
+                                    trainer.batches.sampler().batches_per_epoch());
         } else {
           std::printf("%s: holds no checkpoint, training from the beginning\n", folder.c_str());
         }

@@ -12,7 +12,7 @@
 #include "ddl/core/random.hpp"
 #include "ddl/core/reduction.hpp"
 #include "ddl/core/scalar.hpp"
-#include "ddl/data/batches.hpp"
+#include "ddl/data/batch_sampler.hpp"
 #include "ddl/data/dataset.hpp"
 #include "ddl/data/language.hpp"
 #include "ddl/data/supervised.hpp"

@@ -170,3 +170,40 @@ TEST_CASE("what cannot be standardised is refused", "[data][standardisation][err
   CHECK_THROWS_WITH(standardisation.apply(narrow), "ddl::Standardisation::apply: x is 2 x 4, expected 3 x 4");
   CHECK_THROWS_WITH(standardisation.undo(narrow), "ddl::Standardisation::undo: x is 2 x 4, expected 3 x 4");
 }
+
+TEST_CASE("a shuffle changes the order of the samples and nothing else", "[data][dataset]") {
+  Dataset<double> data{.inputs = Matrix<double>::Random(3, 100), .targets = Matrix<double>::Random(2, 100)};
+  for (int n = 0; n < 100; ++n) data.labels.push_back(n < 50 ? 0 : 1);  // sorted by class
+  data.inputs.row(0).setLinSpaced(0, 99);
+  const auto sorted = data;
+  Random random(3);
+  data.shuffle(random);
+  std::vector<int> seen(100, 0);
+  for (Index n = 0; n < 100; ++n) {
+    const auto from = static_cast<Index>(data.inputs(0, n));
+    ++seen.at(static_cast<std::size_t>(from));
+    CHECK(data.inputs.col(n) == sorted.inputs.col(from));
+    CHECK(data.targets.col(n) == sorted.targets.col(from));
+    CHECK(data.labels[static_cast<std::size_t>(n)] == sorted.labels[static_cast<std::size_t>(from)]);
+  }
+  CHECK(seen == std::vector<int>(100, 1));
+  const auto first = data.split(80).first.labels;
+  CHECK(std::abs(std::count(first.begin(), first.end(), 0) - 40) < 20);
+  auto again = sorted;
+  Random same(3);
+  again.shuffle(same);
+  CHECK(again.inputs == data.inputs);
+}
+
+TEST_CASE("samples without labels or targets are shuffled, too, and those that do not fit are refused",
+          "[data][dataset]") {
+  Random random(3);
+  Dataset<float> data{.inputs = Matrix<float>::Random(1, 20)};
+  const float sum = data.inputs.sum();
+  data.shuffle(random);
+  CHECK(std::abs(data.inputs.sum() - sum) < 1e-5f);
+  CHECK(data.labels.empty());
+  CHECK(data.targets.size() == 0);
+  data.labels = {1, 2};
+  CHECK_THROWS_AS(data.shuffle(random), std::invalid_argument);
+}

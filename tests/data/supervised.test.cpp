@@ -103,6 +103,11 @@ TEST_CASE("batches go on where their state was taken", "[data][supervised]") {
   other_data = data;
   ++other_data.labels[3];
   CHECK(content_hash(other_data.view()) != content_hash(data.view()));
+  using Values = DatasetView<double>::Values;
+  const auto of_shape = [&](Index rows, Index cols) {
+    return content_hash<double>({Values(data.inputs.data(), rows, cols), {}, Values(nullptr, 0, 0)});
+  };
+  CHECK(of_shape(2, 50) != of_shape(4, 25));
   CHECK_THROWS_AS(one.restore(std::vector<std::uint64_t>{1, 2}), std::invalid_argument);
   auto beyond = one.state();
   beyond[1] = 7;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <span>
 #include <string>
 #include <tuple>
@@ -14,6 +15,7 @@
 #include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
 #include "ddl/core/parameters.hpp"
+#include "ddl/core/random.hpp"
 #include "ddl/train/loss.hpp"
 
 namespace ddl {
@@ -85,6 +87,22 @@ struct Dataset {
     return {Values(inputs.data(), inputs.rows(), size()), labels, Values(targets.data(), outputs, size())};
   }
   void view() const&& = delete;  // it would outlive its samples
+
+  /// Puts the samples into a random order. Samples in files are often sorted by class: shuffle them before a split.
+  /// @throws std::invalid_argument if labels or targets do not fit the inputs.
+  void shuffle(Random& random) {
+    const auto from = view();
+    std::vector<Index> order(static_cast<std::size_t>(size()));
+    std::iota(order.begin(), order.end(), Index{0});
+    random.shuffle(order);
+    Dataset shuffled = *this;
+    for (std::size_t n = 0; n < order.size(); ++n) {
+      shuffled.inputs.col(static_cast<Index>(n)) = from.inputs.col(order[n]);
+      if (!labels.empty()) shuffled.labels[n] = labels[static_cast<std::size_t>(order[n])];
+      if (from.targets.rows() > 0) shuffled.targets.col(static_cast<Index>(n)) = from.targets.col(order[n]);
+    }
+    *this = std::move(shuffled);
+  }
 
   /// Views of the first `first_count` samples and of the others.
   std::pair<DatasetView<Scalar>, DatasetView<Scalar>> split(Index first_count) const& {

@@ -56,8 +56,8 @@ class LanguageBatches {
   /// @throws std::invalid_argument if the state is of another text or of batches of another size, naming them.
   void restore(std::span<const std::uint64_t> words) {
     const auto own = state();
-    check_state("ddl::LanguageBatches::restore", words, own,
-                {"", "", "", "", "sequences", "length", "the text's hash"});
+    detail::check_state("ddl::LanguageBatches::restore", words, own,
+                        {"", "", "", "", "sequences", "length", "the text's hash"});
     Random::State stream{};
     std::copy_n(words.begin(), 4, stream.begin());
     random_ = Random(stream);

@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "ddl/data/batches.hpp"
+#include "ddl/data/batch_sampler.hpp"
 #include "ddl/model/delta_resnet.hpp"
 #include "ddl/train/fit.hpp"
 
@@ -19,14 +19,14 @@ namespace ddl {
 template <class Scalar>
 class SupervisedBatches {
  public:
-  /// `data` must outlive this. @throws std::invalid_argument if there is nothing to learn, or as Batches does.
+  /// `data` must outlive this. @throws std::invalid_argument if there is nothing to learn, or as BatchSampler does.
   SupervisedBatches(const DatasetView<Scalar>& data, const BatchSettings& settings)
-      : data_(data), order_(data.size(), settings), content_(content_hash(data)) {
+      : data_(data), sampler_(data.size(), settings), content_(content_hash(data)) {
     if (data.labels.empty() && data.targets.rows() == 0)
       fail("ddl::SupervisedBatches", "the data", "without labels and targets", "one of them");
   }
 
-  void next() { view_.emplace(batch_.gather(data_, order_.next())); }
+  void next() { view_.emplace(batch_.gather(data_, sampler_.next())); }
   const auto& inputs() const noexcept { return view_->inputs; }
   Index samples() const noexcept { return view_->size(); }
 
@@ -41,32 +41,33 @@ class SupervisedBatches {
     return static_cast<double>(correct_predictions(prediction, view_->labels));
   }
 
-  const Batches& order() const noexcept { return order_; }
+  const BatchSampler& sampler() const noexcept { return sampler_; }
 
   /// The position, and what the order follows from: settings, and the data by their content.
   std::vector<std::uint64_t> state() const {
-    const BatchPosition& position = order_.position();
+    const BatchPosition& position = sampler_.position();
     return {position.epoch,
             static_cast<std::uint64_t>(position.batch),
-            order_.settings().seed,
-            static_cast<std::uint64_t>(order_.samples()),
-            static_cast<std::uint64_t>(order_.settings().batch_size),
-            static_cast<std::uint64_t>(order_.settings().shuffle),
-            static_cast<std::uint64_t>(order_.settings().keep_short),
+            sampler_.settings().seed,
+            static_cast<std::uint64_t>(sampler_.samples()),
+            static_cast<std::uint64_t>(sampler_.settings().batch_size),
+            static_cast<std::uint64_t>(sampler_.settings().shuffle),
+            static_cast<std::uint64_t>(sampler_.settings().keep_short),
             content_};
   }
   /// @throws std::invalid_argument if the state is of other data, or of an order with other settings, naming them.
   void restore(std::span<const std::uint64_t> words) {
     constexpr const char* where = "ddl::SupervisedBatches::restore";
     const auto own = state();
-    check_state(where, words, own,
-                {"", "", "seed", "samples", "batch_size", "shuffle", "keep_short", "the data's hash"});
-    order_.seek({words[0], static_cast<Index>(words[1])});
+    detail::check_state(
+        where, words, own,
+        {"", "", "seed", "samples", "batch_size", "shuffle", "keep_short", "the data's hash"});
+    sampler_.seek({words[0], static_cast<Index>(words[1])});
   }
 
  private:
   DatasetView<Scalar> data_;
-  Batches order_;
+  BatchSampler sampler_;
   std::uint64_t content_;
   Batch<Scalar> batch_;
   std::optional<DatasetView<Scalar>> view_;  ///< of batch_; a view cannot be assigned

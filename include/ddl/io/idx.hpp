@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "ddl/io/stored_array.hpp"
@@ -50,8 +51,12 @@ inline StoredArray parse_idx(std::string_view bytes, const std::string& file) {
     fail_file(file, "is " + std::to_string(bytes.size()) + " bytes long, expected at least " +
                         std::to_string(4 + 4 * rank) + ": the sizes of its " + std::to_string(rank) +
                         " dimensions");
-  for (std::size_t i = 0; i < rank; ++i)
-    array.shape.push_back(Index{load<std::uint32_t>(bytes.data() + 4 + 4 * i, array.order)});
+  for (std::size_t i = 0; i < rank; ++i) {
+    const auto size = load<std::uint32_t>(bytes.data() + 4 + 4 * i, array.order);
+    if (!std::in_range<Index>(size))
+      fail_file(file, "has a dimension of size " + std::to_string(size) + ", which no index can span");
+    array.shape.push_back(static_cast<Index>(size));
+  }
   array.data = bytes.substr(4 + 4 * rank);
   check_stored_size(array, file);
   return array;

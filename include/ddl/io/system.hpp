@@ -23,6 +23,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <system_error>
 
 namespace ddl::detail::system {
 
@@ -44,7 +45,8 @@ inline int create(const Path& path, std::filesystem::perms) noexcept {
 /// errno is EWOULDBLOCK if somebody else has it.
 inline int open_alone(const Path& path) noexcept {
   const int file = open_shared(path, _O_RDWR | _O_CREAT, _SH_DENYRW);
-  if (file < 0 && errno == EACCES && std::filesystem::is_regular_file(path)) errno = EWOULDBLOCK;
+  std::error_code ignored;
+  if (file < 0 && errno == EACCES) errno = std::filesystem::exists(path, ignored) ? EWOULDBLOCK : EACCES;
   return file;
 }
 inline std::FILE* open_to_append(const Path& path) noexcept { return ::_wfopen(path.c_str(), L"abN"); }

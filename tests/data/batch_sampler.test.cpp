@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "ddl/data/batches.hpp"
+#include "ddl/data/batch_sampler.hpp"
 
 #include <set>
 
@@ -13,12 +13,12 @@ namespace {
 
 using Order = std::vector<Index>;
 
-Order next(Batches& batches) {
+Order next(BatchSampler& batches) {
   const auto samples = batches.next();
   return {samples.begin(), samples.end()};
 }
 
-Order epoch(Batches& batches) {
+Order epoch(BatchSampler& batches) {
   Order order;
   do
     for (const Index sample : batches.next()) order.push_back(sample);
@@ -33,8 +33,8 @@ Order sorted(Order order) {
 
 }  // namespace
 
-TEST_CASE("every sample is visited once in an epoch, in another order each time", "[data][batches]") {
-  Batches batches(10, {.batch_size = 4, .seed = 3});
+TEST_CASE("every sample is visited once in an epoch, in another order each time", "[data][batch_sampler]") {
+  BatchSampler batches(10, {.batch_size = 4, .seed = 3});
   CHECK(batches.batches_per_epoch() == 3);
   const Order all = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
   std::set<Order> orders = {all};
@@ -45,25 +45,25 @@ TEST_CASE("every sample is visited once in an epoch, in another order each time"
     orders.insert(order);
   }
   CHECK(orders.size() == 21);
-  Batches other(10, {.batch_size = 4, .seed = 4});
+  BatchSampler other(10, {.batch_size = 4, .seed = 4});
   CHECK(orders.insert(epoch(other)).second);
 }
 
-TEST_CASE("the order of an epoch is not that of a neighbour of its seed", "[data][batches]") {
-  Batches a(50, {.seed = 7}), b(50, {.seed = 8});
+TEST_CASE("the order of an epoch is not that of a neighbour of its seed", "[data][batch_sampler]") {
+  BatchSampler a(50, {.seed = 7}), b(50, {.seed = 8});
   const Order first = epoch(a), second = epoch(a), other_first = epoch(b), other_second = epoch(b);
   CHECK(second != other_first);
   CHECK(first != other_second);
 }
 
-TEST_CASE("the order is the same under every compiler", "[data][batches]") {
-  Batches batches(8, {.batch_size = 8, .seed = 1});
+TEST_CASE("the order is the same under every compiler", "[data][batch_sampler]") {
+  BatchSampler batches(8, {.batch_size = 8, .seed = 1});
   CHECK(next(batches) == Order{4, 5, 6, 0, 1, 3, 2, 7});
   CHECK(next(batches) == Order{1, 5, 2, 4, 7, 0, 3, 6});
 }
 
-TEST_CASE("each place of an epoch gets each sample equally often", "[data][batches]") {
-  Batches batches(4, {.batch_size = 4});
+TEST_CASE("each place of an epoch gets each sample equally often", "[data][batch_sampler]") {
+  BatchSampler batches(4, {.batch_size = 4});
   Eigen::Matrix4i counts = Eigen::Matrix4i::Zero();
   for (int e = 0; e < 4000; ++e) {
     const auto samples = batches.next();
@@ -72,22 +72,22 @@ TEST_CASE("each place of an epoch gets each sample equally often", "[data][batch
   CHECK((counts.array() - 1000).abs().maxCoeff() < 140);  // five deviations
 }
 
-TEST_CASE("the last batch is short, or left out", "[data][batches]") {
+TEST_CASE("the last batch is short, or left out", "[data][batch_sampler]") {
   const bool keep_short = GENERATE(true, false);
-  Batches batches(10, {.batch_size = 4, .keep_short = keep_short});
+  BatchSampler batches(10, {.batch_size = 4, .keep_short = keep_short});
   CHECK(batches.batches_per_epoch() == (keep_short ? 3 : 2));
   CHECK(batches.next().size() == 4);
   CHECK(batches.next().size() == 4);
   if (keep_short) CHECK(batches.next().size() == 2);
   CHECK(batches.position() == BatchPosition{1, 0});
-  Batches even(8, {.batch_size = 4, .keep_short = keep_short});
+  BatchSampler even(8, {.batch_size = 4, .keep_short = keep_short});
   CHECK(even.batches_per_epoch() == 2);
-  Batches one(3, {.batch_size = 3, .keep_short = keep_short});
+  BatchSampler one(3, {.batch_size = 3, .keep_short = keep_short});
   CHECK(epoch(one).size() == 3);
 }
 
-TEST_CASE("samples come in their own order if they are not shuffled", "[data][batches]") {
-  Batches batches(5, {.batch_size = 2, .shuffle = false});
+TEST_CASE("samples come in their own order if they are not shuffled", "[data][batch_sampler]") {
+  BatchSampler batches(5, {.batch_size = 2, .shuffle = false});
   for (int e = 0; e < 2; ++e) {
     CHECK(next(batches) == Order{0, 1});
     CHECK(next(batches) == Order{2, 3});
@@ -95,16 +95,16 @@ TEST_CASE("samples come in their own order if they are not shuffled", "[data][ba
   }
 }
 
-TEST_CASE("settings and position are all there is to save", "[data][batches]") {
+TEST_CASE("settings and position are all there is to save", "[data][batch_sampler]") {
   const BatchSettings settings{.batch_size = 3, .seed = 11};
-  Batches batches(10, settings);
+  BatchSampler batches(10, settings);
   std::vector<BatchPosition> positions;
   std::vector<Order> orders;
   for (int i = 0; i < 13; ++i) {
     positions.push_back(batches.position());
     orders.push_back(next(batches));
   }
-  Batches resumed(10, settings);
+  BatchSampler resumed(10, settings);
   for (const std::size_t i : {5u, 0u, 12u, 4u, 3u, 6u}) {  // back and forth, within an epoch and across
     resumed.seek(positions[i]);
     CHECK(resumed.position() == positions[i]);
@@ -112,12 +112,12 @@ TEST_CASE("settings and position are all there is to save", "[data][batches]") {
   }
 }
 
-TEST_CASE("no batch allocates, and no gather after the largest", "[data][batches]") {
+TEST_CASE("no batch allocates, and no gather after the largest", "[data][batch_sampler]") {
   Dataset<float> data{.inputs = Matrix<float>::Random(7, 10),
                       .labels = std::vector<int>(10, 1),
                       .targets = Matrix<float>::Random(2, 10)};
   const auto view = data.view();
-  Batches batches(10, {.batch_size = 4});
+  BatchSampler batches(10, {.batch_size = 4});
   Batch<float> batch;
   batch.gather(view, batches.next());
   CHECK(allocations_in([&] {
@@ -125,7 +125,7 @@ TEST_CASE("no batch allocates, and no gather after the largest", "[data][batches
         }) == 0);
 }
 
-TEST_CASE("a batch is the chosen samples side by side", "[data][batches]") {
+TEST_CASE("a batch is the chosen samples side by side", "[data][batch_sampler]") {
   Dataset<double> data{.inputs = Matrix<double>::Random(3, 6), .labels = {0, 1, 2, 3, 4, 5}};
   Batch<double> batch;
   SECTION("with labels and targets") {
@@ -156,17 +156,19 @@ TEST_CASE("a batch is the chosen samples side by side", "[data][batches]") {
   }
 }
 
-TEST_CASE("batches that cannot be are refused", "[data][batches][errors]") {
-  CHECK_THROWS_WITH(Batches(0, {}), "ddl::Batches: samples is 0, expected at least 1");
-  CHECK_THROWS_WITH(Batches(5, {.batch_size = 0}), "ddl::Batches: batch_size is 0, expected at least 1");
-  CHECK_THROWS_WITH(Batches(5, {.batch_size = 6, .keep_short = false}),
-                    "ddl::Batches: batch_size is 6, expected at most 5, the number of samples, where short "
-                    "batches are left "
-                    "out");
-  CHECK(Batches(5, {.batch_size = 6}).next().size() == 5);
-  Batches batches(5, {.batch_size = 2});
+TEST_CASE("batches that cannot be are refused", "[data][batch_sampler][errors]") {
+  CHECK_THROWS_WITH(BatchSampler(0, {}), "ddl::BatchSampler: samples is 0, expected at least 1");
+  CHECK_THROWS_WITH(BatchSampler(5, {.batch_size = 0}),
+                    "ddl::BatchSampler: batch_size is 0, expected at least 1");
+  CHECK_THROWS_WITH(
+      BatchSampler(5, {.batch_size = 6, .keep_short = false}),
+      "ddl::BatchSampler: batch_size is 6, expected at most 5, the number of samples, where short "
+      "batches are left "
+      "out");
+  CHECK(BatchSampler(5, {.batch_size = 6}).next().size() == 5);
+  BatchSampler batches(5, {.batch_size = 2});
   batches.next();
-  CHECK_THROWS_WITH(batches.seek({0, 3}), "ddl::Batches::seek: batch is 3, expected 0 to 2");
+  CHECK_THROWS_WITH(batches.seek({0, 3}), "ddl::BatchSampler::seek: batch is 3, expected 0 to 2");
   CHECK_THROWS_AS(batches.seek({0, -1}), std::invalid_argument);
   CHECK(batches.position() == BatchPosition{0, 1});
 }

@@ -26,18 +26,21 @@ struct BatchSettings {
   bool keep_short = true;  ///< whether the last batch of an epoch may be shorter, or else is left out
 };
 
-/// A hash of the samples, in their order, by which a checkpoint recognises its data. The same on machines of the same
-/// byte order.
+/// A 64-bit hash of the samples and what is to be learnt of them: their values, shapes and order. A checkpoint recognises
+/// its data by it. It is the same on all machines of one byte order.
 template <class Scalar>
 std::uint64_t content_hash(const DatasetView<Scalar>& data) {
-  const auto bytes = [](const auto& values) {
-    return std::as_bytes(std::span(values.data(), static_cast<std::size_t>(values.size())));
+  const auto hash = [](const auto& values, std::uint64_t seed) {
+    return xxh64(std::as_bytes(std::span(values.data(), static_cast<std::size_t>(values.size()))), seed);
   };
-  return xxh64(bytes(data.targets), xxh64(bytes(data.labels), xxh64(bytes(data.inputs))));
+  const auto rows = static_cast<std::uint64_t>(data.inputs.rows());
+  return hash(data.targets, hash(data.labels, hash(data.inputs, rows)));
 }
 
-/// Throws std::invalid_argument naming the first word of a kept state that must be as it is now, and is not. Words whose
-/// name is empty are a position, and free.
+namespace detail {
+
+/// @throws std::invalid_argument naming the first word of a kept state that differs from its own. Words whose name is
+/// empty are a position, and may differ.
 inline void check_state(const char* where, std::span<const std::uint64_t> kept,
                         std::span<const std::uint64_t> own, std::initializer_list<const char*> names) {
   if (kept.size() != own.size())
@@ -50,7 +53,9 @@ inline void check_state(const char* where, std::span<const std::uint64_t> kept,
   }
 }
 
-/// Which batch comes next: all of Batches that changes.
+}  // namespace detail
+
+/// Which batch comes next: all of BatchSampler that changes.
 struct BatchPosition {
   std::uint64_t epoch = 0;
   Index batch = 0;  ///< within the epoch
@@ -61,14 +66,14 @@ struct BatchPosition {
 /// Visits every sample once in an epoch, one batch after the other, without end. The order within an epoch follows from
 /// the seed and the epoch's number alone, so that settings and position are all there is to save:
 ///
-///     Batches batches(data.size(), {.batch_size = 64, .seed = 1});
-///     batches.seek(saved);                                   // where batches.position() was
-///     const auto view = batch.gather(data, batches.next());
-class Batches {
+///     BatchSampler sampler(data.size(), {.batch_size = 64, .seed = 1});
+///     sampler.seek(saved);                                   // where sampler.position() was
+///     const auto view = batch.gather(data, sampler.next());
+class BatchSampler {
  public:
   /// @throws std::invalid_argument if there are no samples, or none is left in an epoch.
-  Batches(Index samples, const BatchSettings& settings) : settings_(settings) {
-    constexpr const char* where = "ddl::Batches";
+  BatchSampler(Index samples, const BatchSettings& settings) : settings_(settings) {
+    constexpr const char* where = "ddl::BatchSampler";
     check_positive(where, "samples", samples);
     check_positive(where, "batch_size", settings.batch_size);
     if (!settings.keep_short && settings.batch_size > samples)
@@ -91,7 +96,7 @@ class Batches {
   /// @throws std::invalid_argument if an epoch has no such batch.
   void seek(const BatchPosition& position) {
     if (position.batch < 0 || position.batch >= batches_per_epoch_)
-      fail("ddl::Batches::seek", "batch", std::to_string(position.batch),
+      fail("ddl::BatchSampler::seek", "batch", std::to_string(position.batch),
            "0 to " + std::to_string(batches_per_epoch_ - 1));
     position_ = position;
   }
