@@ -35,7 +35,7 @@ class ConfigReader {
 
   /// A size: so large at most that the product of two is a 64-bit number.
   Index number(const char* key, Index otherwise, Index least = 1) {
-    return json_integer(where, key, take(key, otherwise), least, std::numeric_limits<std::int32_t>::max());
+    return json_integer(where, key, take(key, otherwise), least, (std::numeric_limits<std::int32_t>::max)());
   }
   double number(const char* key, double otherwise) { return json_number(where, key, take(key, otherwise)); }
   bool flag(const char* key, bool otherwise) { return json_flag(where, key, take(key, otherwise)); }
