@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/// @file  Bytes of files: numbers of a given byte order, and a hash.
+/// @file  Bytes of files: numbers of any type and byte order, and a hash.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "ddl/core/scalar.hpp"
 
@@ -17,23 +19,46 @@ namespace ddl {
 
 namespace detail {
 
-/// The number at `from`, which need not be aligned, little-endian whatever this machine is.
-template <class T>
-T load_little(const std::byte* from) noexcept {
+/// The number at `from`, which need not be aligned. Byte: std::byte or char.
+template <class T, class Byte>
+T load(const Byte* from, std::endian order) noexcept {
+  static_assert(sizeof(Byte) == 1);
   if constexpr (std::is_same_v<T, bool>) {
-    return *from != std::byte{0};
+    return *from != Byte{0};
   } else {
     std::array<std::byte, sizeof(T)> bytes;
     std::memcpy(bytes.data(), from, sizeof(T));
-    if constexpr (std::endian::native == std::endian::big) std::reverse(bytes.begin(), bytes.end());
+    if (order != std::endian::native) std::reverse(bytes.begin(), bytes.end());
     return Eigen::numext::bit_cast<T>(bytes);
   }
+}
+template <class T, class Byte>
+T load_little(const Byte* from) noexcept {
+  return load<T>(from, std::endian::little);
 }
 template <class T>
 void store_little(T value, std::byte* to) noexcept {
   auto bytes = Eigen::numext::bit_cast<std::array<std::byte, sizeof(T)>>(value);
   if constexpr (std::endian::native == std::endian::big) std::reverse(bytes.begin(), bytes.end());
   std::memcpy(to, bytes.data(), sizeof(T));
+}
+
+/// Integers and booleans become any scalar, real numbers become any but an integer; the 16-bit ones pass
+/// through float. Nothing if the value does not fit an integer Scalar.
+template <class Scalar, class T>
+std::optional<Scalar> convert(T value) noexcept {
+  if constexpr (std::is_same_v<Scalar, T>) {
+    return value;
+  } else if constexpr (!std::is_integral_v<Scalar>) {
+    return static_cast<Scalar>(static_cast<Accum<Scalar>>(static_cast<Accum<T>>(value)));
+  } else if constexpr (!std::is_integral_v<T> || std::is_same_v<Scalar, bool>) {
+    return std::nullopt;
+  } else if constexpr (std::is_same_v<T, bool>) {
+    return static_cast<Scalar>(value);
+  } else {
+    if (!std::in_range<Scalar>(value)) return std::nullopt;
+    return static_cast<Scalar>(value);
+  }
 }
 
 }  // namespace detail

@@ -137,7 +137,7 @@ Matrix<Scalar> parse_npy(std::string_view bytes, const std::string& file) {
                       "has shape " + detail::size_list(array.shape) + ", expected at most two dimensions");
   Matrix<Scalar> matrix(array.samples(), array.features());
   detail::for_each_element(
-      array, [&](Index n, Index i, auto value) { matrix(n, i) = detail::to_scalar<Scalar>(value); });
+      array, [&](Index n, Index i, auto value) { matrix(n, i) = *detail::convert<Scalar>(value); });
   return matrix;
 }
 

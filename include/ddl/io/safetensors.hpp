@@ -126,24 +126,6 @@ constexpr std::string_view dtype_of() {
     static_assert(!sizeof(Scalar), "safetensors has no dtype for this scalar");
 }
 
-/// Integers and booleans become any scalar, real numbers become any but an integer; the 16-bit ones pass
-/// through float. Nothing if the value does not fit an integer Scalar.
-template <class Scalar, class T>
-std::optional<Scalar> convert(T value) noexcept {
-  if constexpr (std::is_same_v<Scalar, T>) {
-    return value;
-  } else if constexpr (!std::is_integral_v<Scalar>) {
-    return static_cast<Scalar>(static_cast<Accum<Scalar>>(static_cast<Accum<T>>(value)));
-  } else if constexpr (!std::is_integral_v<T> || std::is_same_v<Scalar, bool>) {
-    return std::nullopt;
-  } else if constexpr (std::is_same_v<T, bool>) {
-    return static_cast<Scalar>(value);
-  } else {
-    if (!std::in_range<Scalar>(value)) return std::nullopt;
-    return static_cast<Scalar>(value);
-  }
-}
-
 inline std::string shape_text(const TensorShape& shape) {
   std::string text = "[";
   for (const auto size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);

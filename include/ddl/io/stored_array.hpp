@@ -4,10 +4,8 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -16,6 +14,7 @@
 #include <vector>
 
 #include "ddl/core/batch.hpp"
+#include "ddl/core/bytes.hpp"
 #include "ddl/io/messages.hpp"
 
 namespace ddl::detail {
@@ -35,19 +34,6 @@ struct StoredArray {
     return product;
   }
 };
-
-/// The element at `from`, which need not be aligned.
-template <class T>
-T load(const char* from, std::endian order) noexcept {
-  if constexpr (std::is_same_v<T, bool>) {
-    return *from != 0;
-  } else {
-    std::array<char, sizeof(T)> bytes;
-    std::memcpy(bytes.data(), from, sizeof(T));
-    if (order != std::endian::native) std::reverse(bytes.begin(), bytes.end());
-    return Eigen::numext::bit_cast<T>(bytes);
-  }
-}
 
 /// Calls f(a zero of the C++ type) and returns true, or returns false if the type is none of StoredArray's.
 template <class F>
@@ -119,18 +105,12 @@ void for_each_element(const StoredArray& array, F&& f) {
   });
 }
 
-/// The 16-bit types convert by way of float.
-template <class Scalar, class T>
-Scalar to_scalar(T value) noexcept {
-  static_assert(!std::is_integral_v<Scalar>, "ddl: data are read as real numbers");
-  return static_cast<Scalar>(static_cast<Accum<Scalar>>(static_cast<Accum<T>>(value)));
-}
-
 /// features x samples
 template <class Scalar>
 Matrix<Scalar> stored_samples(const StoredArray& array) {
+  static_assert(!std::is_integral_v<Scalar>, "ddl: data are read as real numbers");
   Matrix<Scalar> samples(array.features(), array.samples());
-  for_each_element(array, [&](Index n, Index i, auto value) { samples(i, n) = to_scalar<Scalar>(value); });
+  for_each_element(array, [&](Index n, Index i, auto value) { samples(i, n) = *convert<Scalar>(value); });
   return samples;
 }
 
