@@ -62,7 +62,7 @@ inline constexpr double undo_tolerance = 1e-9;
 
 /// What the measures below give where numbers are not finite, shapes differ or there is nothing to compare with.
 /// (Neither NaN nor infinity: under -ffast-math, comparisons with them may hold.)
-inline constexpr double not_comparable = (std::numeric_limits<double>::max)();
+inline constexpr double not_comparable = 1e300;
 
 /// |a - b| / max(1, |b|), largest entries. Use as CHECK(error(a, b) <= tolerance).
 template <class A, class B>
