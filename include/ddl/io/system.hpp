@@ -5,6 +5,8 @@
 /// Functions that fail return -1 or a null pointer and set errno, on Windows, too.
 #pragma once
 
+#include "ddl/core/requirements.hpp"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 
