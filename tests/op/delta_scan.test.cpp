@@ -206,12 +206,16 @@ TEMPLATE_TEST_CASE("a scan and its gradients are the definition's", "[op][delta_
 }
 
 TEST_CASE("scratch", "[op][delta_scan][grad]") {
+  for (const auto kernel : {ScanKernel::recurrent, ScanKernel::chunked})
   for (const double decay : {0.0, 0.1, 3.0})
     for (const auto map : {ddl::HeadMap::blocks, ddl::HeadMap::cyclic}) {
-      CAPTURE(decay);
-      auto settings = many(3, map);
-      settings.chunk = 10;
-      Problem<double> p(9, 5, {0, 5, 5, 28}, decay, settings);
-      check_same(p.run(), by_definition(Problem<long double>(p)), 1e-13);
+      for (const Index chunk : {1, 7, 10, 16, 100}) {
+        CAPTURE(decay, chunk, int(kernel));
+        auto settings = many(3, map);
+        settings.chunk = chunk;
+        settings.kernel = kernel;
+        Problem<double> p(9, 5, {0, 5, 5, 28}, decay, settings);
+        check_same(p.run(), by_definition(Problem<long double>(p)), 1e-13);
+      }
     }
 }

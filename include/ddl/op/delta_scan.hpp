@@ -3,6 +3,7 @@
 /// after each token; its adjoint, inference from a given state, and the way back.
 #pragma once
 
+#include "ddl/op/delta_scan_chunked.hpp"
 #include "ddl/op/delta_scan_recurrent.hpp"
 
 namespace ddl {
@@ -24,7 +25,10 @@ void scan_forward(const char* where, const DeltaScanSettings& settings, std::spa
     tape->error.resizeLike(x.value);
     plan_rewinding(s, offsets, x, *tape, executor);
   }
-  scan_recurrent(s, offsets, x, state, output, tape, executor);
+  if (settings.kernel == ScanKernel::chunked)
+    scan_chunked(s, offsets, x, settings.chunk, state, output, tape, executor);
+  else
+    scan_recurrent(s, offsets, x, state, output, tape, executor);
   if (tape) tape->last = state;
 }
 
@@ -76,7 +80,10 @@ void delta_scan_backward(const DeltaScanSettings& settings, std::span<const Inde
   check_shape(where, "doutput", doutput, s.value_heads * s.m, s.tokens);
   check_shape(where, "dstate", dstate, s.m, s.sequences * s.value_heads * s.d);
   gradient.resize_like(inputs);
-  detail::scan_recurrent_backward(s, offsets, inputs, tape, doutput, dstate, gradient, executor);
+  if (settings.kernel == ScanKernel::chunked)
+    detail::scan_chunked_backward(s, offsets, inputs, tape, doutput, dstate, gradient, executor);
+  else
+    detail::scan_recurrent_backward(s, offsets, inputs, tape, doutput, dstate, gradient, executor);
 }
 
 }  // namespace ddl
