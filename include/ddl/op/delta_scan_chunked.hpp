@@ -45,29 +45,32 @@ class ScanChunk {
 
   ScanChunk(const ScanHead<const Inputs>& head, Index channel, Index channels, Index chunk)
       : head_(head), d_(head.sizes.d), channel_(channel), channels_(channels), chunk_(chunk) {
-    room_ = scan_room<Scalar>(2 * channels * d_ + 4 * chunk * chunk + 4 * channels * chunk + 2 * d_ * chunk + 4 * chunk);
+    const Index C = (std::min)(chunk, head.count);  // edits of the longest chunk
+    room_ = scan_room<Scalar>(2 * channels * d_ + 4 * C * C + 4 * channels * C + 2 * d_ * C + 4 * C);
     X_ = take(channels * d_);
     H_ = take(channels * d_);
-    S_ = take(chunk * chunk);
-    M_ = take(chunk * chunk);
-    N_ = take(chunk * chunk);
-    A_ = take(chunk * chunk);
-    for (Scalar** at : {&R_, &P_, &E_, &Y_}) *at = take(channels * chunk);
-    dQ_ = take(d_ * chunk);
-    dK_ = take(d_ * chunk);
-    for (Scalar** at : {&a_, &c_, &decay_, &beta_}) *at = take(chunk);
+    S_ = take(C * C);
+    M_ = take(C * C);
+    N_ = take(C * C);
+    A_ = take(C * C);
+    for (Scalar** at : {&R_, &P_, &E_, &Y_}) *at = take(channels * C);
+    dQ_ = take(d_ * C);
+    dK_ = take(d_ * C);
+    for (Scalar** at : {&a_, &c_, &decay_, &beta_}) *at = take(C);
   }
 
-  void forward(Index sequence, ScanState<Scalar> state, BatchRef<Scalar>& output, DeltaScanTape<Scalar>* tape) {
+  void forward(Index sequence, ScanState<Scalar> state, BatchRef<Scalar>& output,
+               DeltaScanTape<Scalar>* tape) {
     copy_rows(d_, state.data + channel_, state.stride, channels_, X_, channels_, channels_);
     for (Index begin = 0; begin < head_.count; begin += chunk_) {
       if (tape && tape->starts.size() > 0) {
-        const Index m = head_.sizes.m, slot = chunk_slot(head_, sequence, begin, chunk_);
-        copy_rows(d_, X_, channels_, channels_,
-                  tape->starts.data() + (slot * head_.sizes.value_heads + head_.h) * d_ * m + channel_, m, channels_);
+        const ScanState<Scalar> start(tape->starts, head_.sizes, chunk_slot(head_, sequence, begin, chunk_),
+                                      head_.h);
+        copy_rows(d_, X_, channels_, channels_, start.data + channel_, start.stride, channels_);
       }
       open(begin);
-      Block X(X_, channels_, d_), R(R_, channels_, C_), P(P_, channels_, C_), S(S_, C_, C_), M(M_, C_, queries_);
+      Block X(X_, channels_, d_), R(R_, channels_, C_), P(P_, channels_, C_), S(S_, C_, C_),
+          M(M_, C_, queries_);
       R = head_part(head_.x.value);
       P.noalias() = X * keys();
       R.array() -= P.array().rowwise() * numbers(a_).transpose();
@@ -77,8 +80,8 @@ class ScanChunk {
       }
       if (tape) head_part(tape->error) = R;
       if (queries_ > 0) {
-        Strided O(output.data() + first_token_ * output.outerStride() + head_.h * head_.sizes.m + channel_, channels_,
-                  queries_, Eigen::OuterStride<>(output.outerStride()));
+        Strided O(output.data() + first_token_ * output.outerStride() + head_.h * head_.sizes.m + channel_,
+                  channels_, queries_, Eigen::OuterStride<>(output.outerStride()));
         O.noalias() = X * queries();
         for (Index i = 0; i < queries_; ++i) O.col(i) *= a_[edit_of(i)];
         O.noalias() += P * M;
@@ -91,23 +94,30 @@ class ScanChunk {
     copy_rows(d_, X_, channels_, channels_, state.data + channel_, state.stride, channels_);
   }
 
-  void backward(Index sequence, const DeltaScanTape<Scalar>& tape, const ConstBatchRef<Scalar>& doutput,
-                ScanState<Scalar> dstate, const ScanHead<Inputs>& sums, Matrix<Scalar>& dvalue) {
-    if (head_.count == 0) return;
+  /// As ScanPanelBackward::run().
+  void backward(Index sequence, Index first, Index end, DeltaScanTape<Scalar>& tape,
+                const ConstBatchRef<Scalar>& doutput, ScanState<Scalar> dstate, const ScanHead<Inputs>& sums,
+                Matrix<Scalar>& dvalue) {
     const bool stored = tape.starts.size() > 0;
+    const ScanState<Scalar> last(tape.last, head_.sizes, sequence, head_.h);
     copy_rows(d_, dstate.data + channel_, dstate.stride, channels_, H_, channels_, channels_);
-    if (!stored) load_state(tape.last, sequence);
-    for (Index begin = (head_.count - 1) / chunk_ * chunk_; begin >= 0; begin -= chunk_) {
+    if (!stored) copy_rows(d_, last.data + channel_, last.stride, channels_, X_, channels_, channels_);
+    for (Index begin = (end - 1) / chunk_ * chunk_; begin >= first; begin -= chunk_) {
       open(begin);
-      if (stored) load_state(tape.starts, chunk_slot(head_, sequence, begin, chunk_));
-      Block X(X_, channels_, d_), H(H_, channels_, d_), S(S_, C_, C_), M(M_, C_, queries_), N(N_, C_, queries_),
-          A(A_, C_, C_), P(P_, channels_, C_), R(R_, channels_, C_), Y(Y_, channels_, C_), E(E_, channels_, queries_),
-          dQ(dQ_, d_, queries_), dK(dK_, d_, C_);
+      if (stored) {
+        const ScanState<Scalar> start(tape.starts, head_.sizes, chunk_slot(head_, sequence, begin, chunk_),
+                                      head_.h);
+        copy_rows(d_, start.data + channel_, start.stride, channels_, X_, channels_, channels_);
+      }
+      Block X(X_, channels_, d_), H(H_, channels_, d_), S(S_, C_, C_), M(M_, C_, queries_),
+          N(N_, C_, queries_), A(A_, C_, C_), P(P_, channels_, C_), R(R_, channels_, C_),
+          Y(Y_, channels_, C_), E(E_, channels_, queries_), dQ(dQ_, d_, queries_), dK(dK_, d_, C_);
       const auto K = keys();
       const auto beta = numbers(beta_).transpose(), a = numbers(a_).transpose(), c = numbers(c_).transpose();
       R = head_part(tape.error);
-      E = ConstStrided(doutput.data() + first_token_ * doutput.outerStride() + head_.h * head_.sizes.m + channel_,
-                       channels_, queries_, Eigen::OuterStride<>(doutput.outerStride()));
+      E = ConstStrided(
+          doutput.data() + first_token_ * doutput.outerStride() + head_.h * head_.sizes.m + channel_,
+          channels_, queries_, Eigen::OuterStride<>(doutput.outerStride()));
       E *= static_cast<Scalar>(head_.sizes.output_scale);
 
       Y.noalias() = H * K;
@@ -146,7 +156,8 @@ class ScanChunk {
         dQ.noalias() = K * N;
         for (Index i = 0; i < queries_; ++i) E.col(i) *= a_[edit_of(i)];
         dQ.noalias() += X.transpose() * E;
-        Strided(sums.query(begin + edit_of(0)), d_, queries_, Eigen::OuterStride<>(sums.x.query.rows())) += dQ;
+        Strided(sums.query(begin + edit_of(0)), d_, queries_, Eigen::OuterStride<>(sums.x.query.rows())) +=
+            dQ;
       }
       if (head_.x.has_decay()) {
         for (Index j = C_; j-- > 0;) {
@@ -165,6 +176,7 @@ class ScanChunk {
       if (queries_ > 0) H.noalias() += E * queries().transpose();
       H.noalias() -= Y * K.transpose();
     }
+    if (!stored) copy_rows(d_, X_, channels_, channels_, last.data + channel_, last.stride, channels_);
     copy_rows(d_, H_, channels_, channels_, dstate.data + channel_, dstate.stride, channels_);
   }
 
@@ -183,7 +195,8 @@ class ScanChunk {
   auto head_part(M& matrix) const {
     using Map = std::conditional_t<std::is_const_v<M>, ConstStrided, Strided>;
     const ScanSizes& s = head_.sizes;
-    return Map(head_.of_value(matrix, begin_) + channel_, channels_, C_, Eigen::OuterStride<>(s.value_heads * s.m));
+    return Map(head_.of_value(matrix, begin_) + channel_, channels_, C_,
+               Eigen::OuterStride<>(s.value_heads * s.m));
   }
   ConstStrided keys() const {
     return {head_.key(begin_), d_, C_, Eigen::OuterStride<>(head_.sizes.key_heads * d_)};
@@ -193,7 +206,9 @@ class ScanChunk {
             Eigen::OuterStride<>(head_.sizes.key_heads * d_)};
   }
   /// The edit, in the chunk, after which the i-th query reads.
-  Index edit_of(Index i) const { return (first_token_ + i + 1) * head_.sizes.edits - 1 - head_.first - begin_; }
+  Index edit_of(Index i) const {
+    return (first_token_ + i + 1) * head_.sizes.edits - 1 - head_.first - begin_;
+  }
 
   /// Takes up the chunk that begins with edit `begin`: a, c, beta; S with L below and L^T above the diagonal; M^T, C x queries.
   void open(Index begin) {
@@ -228,26 +243,23 @@ class ScanChunk {
     for (Index j = last; j-- > 0;) column[j] *= factor *= decay_[j + 1];
   }
 
-  void load_state(const Matrix<Scalar>& states, Index slot) {
-    const Index m = head_.sizes.m, at = (slot * head_.sizes.value_heads + head_.h) * d_;
-    copy_rows(d_, states.data() + at * m + channel_, m, channels_, X_, channels_, channels_);
-  }
-
   const ScanHead<const Inputs>& head_;
   Index d_, channel_, channels_, chunk_;
-  Index begin_ = 0, C_ = 0, first_token_ = 0, queries_ = 0;  ///< of the chunk: first edit, edits, first token, queries
+  Index begin_ = 0, C_ = 0, first_token_ = 0,
+        queries_ = 0;  ///< of the chunk: first edit, edits, first token, queries
   Scalar* room_;
-  Scalar *X_, *H_;                      ///< channels x d
-  Scalar *S_, *M_, *N_, *A_;            ///< C x C
-  Scalar *R_, *P_, *E_, *Y_;            ///< channels x C
-  Scalar *dQ_, *dK_;                    ///< d x C
-  Scalar *a_, *c_, *decay_, *beta_;     ///< C
+  Scalar *X_, *H_;                   ///< channels x d
+  Scalar *S_, *M_, *N_, *A_;         ///< C x C
+  Scalar *R_, *P_, *E_, *Y_;         ///< channels x C
+  Scalar *dQ_, *dK_;                 ///< d x C
+  Scalar *a_, *c_, *decay_, *beta_;  ///< C
 };
 
 /// The chunked scan of all heads of all sequences; `tape` may be null.
 template <class Scalar, Executor E>
-void scan_chunked(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x, Index chunk,
-                  BatchRef<Scalar>& states, BatchRef<Scalar>& output, DeltaScanTape<Scalar>* tape, const E& executor) {
+void scan_chunked(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
+                  Index chunk, BatchRef<Scalar>& states, BatchRef<Scalar>& output,
+                  DeltaScanTape<Scalar>* tape, const E& executor) {
   const Index channels = chunked_channels<Scalar>(s.d, s.m), panels = pieces_of(s.m, channels);
   executor.for_each(s.sequences * s.value_heads * panels, [&](Index piece) {
     const Index sequence = piece / panels / s.value_heads, h = piece / panels % s.value_heads;
@@ -259,17 +271,19 @@ void scan_chunked(const ScanSizes& s, std::span<const Index> offsets, const Delt
 }
 
 template <class Scalar, Executor E>
-void scan_chunked_backward(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
-                           DeltaScanTape<Scalar>& tape, const ConstBatchRef<Scalar>& doutput, BatchRef<Scalar>& dstates,
+void scan_chunked_backward(const ScanSizes& s, std::span<const Index> offsets,
+                           const DeltaScanInputs<Scalar>& x, DeltaScanTape<Scalar>& tape,
+                           const ConstBatchRef<Scalar>& doutput, BatchRef<Scalar>& dstates,
                            DeltaScanInputs<Scalar>& gradient, const E& executor) {
   const Index channels = chunked_channels<Scalar>(s.d, s.m), panels = pieces_of(s.m, channels);
   sum_parts(s, offsets, s.ratio() * panels, tape, gradient, executor,
-            [&](Index sequence, Index key_head, Index part, DeltaScanInputs<Scalar>& sums) {
+            [&](Index sequence, Index key_head, Index part, Index begin, Index end, const auto& sums_of) {
               const Index h = s.value_head(key_head, part / panels), channel = part % panels * channels;
               const ScanHead head(x, s, offsets, sequence, h);
-              const ScanHead to(sums, s, offsets, sequence, h);
+              const ScanHead<DeltaScanInputs<Scalar>> sums = sums_of(h);
               ScanChunk<Scalar>(head, channel, (std::min)(channels, s.m - channel), tape.chunk)
-                  .backward(sequence, tape, doutput, ScanState<Scalar>(dstates, s, sequence, h), to, gradient.value);
+                  .backward(sequence, begin, end, tape, doutput, ScanState<Scalar>(dstates, s, sequence, h),
+                            sums, gradient.value);
             });
 }
 

@@ -90,7 +90,8 @@ void advance(Index d, typename P::Scalar* X, Index stride, typename P::Scalar a,
              typename P::Numbers& o, typename P::Numbers& u) {
   using Lane = typename P::Lane;
   using Scalar = typename P::Scalar;
-  constexpr std::size_t rows = P::width >= 4 ? 1 : 4 / P::width;  // fewer sums than four wait for their own additions
+  constexpr std::size_t rows =
+      P::width >= 4 ? 1 : 4 / P::width;  // fewer sums than four wait for their own additions
   const Registers<P> write(p);
   const auto zero = Lane::broadcast(Scalar(0)), decay = Lane::broadcast(a);
   Registers<P> output[rows], read[rows];
@@ -215,13 +216,13 @@ void copy_rows(Index d, const Scalar* from, Index from_stride, Index channels, S
   }
 }
 
-/// Calls f with a Panel<Scalar, Width>: of the widths that keep `arrays` arrays of d rows within the first-level cache, the
-/// largest of which no half is empty. It depends on the sizes alone, and so do all bits of the result.
+/// Calls f with a Panel<Scalar, Width>: of the widths that keep a row of d packets within `bytes`, the largest of which no
+/// half is empty. It depends on the sizes alone, and so do all bits of the result.
 template <class Scalar, class F>
-auto with_panel(Index d, Index m, Index arrays, F&& f) {
-  constexpr Index bytes = 32 * 1024, size = WideLane<Scalar>::size;
+auto with_panel(Index d, Index m, Index bytes, F&& f) {
+  constexpr Index size = WideLane<Scalar>::size;
   const auto fits = [&](Index width) {
-    return (width / 2) * size < m && width * size * d * arrays * Index{sizeof(Scalar)} <= bytes;
+    return (width / 2) * size < m && width * size * d * Index{sizeof(Scalar)} <= bytes;
   };
   if (fits(4)) return f(Panel<Scalar, 4>{});
   if (fits(2)) return f(Panel<Scalar, 2>{});
@@ -244,8 +245,8 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
   read_panel<P>(d, X, P::lanes, head.key(0), u);
   for (Index j = 0; j < head.count; ++j) {
     if (tape && tape->starts.size() > 0 && j % tape->chunk == 0) {
-      const Index slot = (chunk_slot(head, sequence, j, tape->chunk) * s.value_heads + head.h) * d;
-      copy_rows(d, X, P::lanes, channels, tape->starts.data() + slot * s.m + channel, s.m, channels);
+      const ScanState<Scalar> start(tape->starts, s, chunk_slot(head, sequence, j, tape->chunk), head.h);
+      copy_rows(d, X, P::lanes, channels, start.data + channel, start.stride, channels);
     }
     const bool decays = has_decay && head.begins_token(j), reads = head.ends_token(j);
     const Scalar a = decays ? std::exp(head.log_decay(j)) : Scalar(1);
@@ -256,9 +257,11 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
     const Scalar* k = head.key(j);
     const Scalar* next = j + 1 < head.count ? head.key(j + 1) : k;
     const Scalar* q = reads ? head.query(j) : k;
-    with_flags([&]<bool Decay, bool Read>(Flag<Decay>, Flag<Read>) {
-      advance<P, Decay, Read>(d, X, P::lanes, a, k, p, q, next, o, u);
-    }, decays, reads);
+    with_flags(
+        [&]<bool Decay, bool Read>(Flag<Decay>, Flag<Read>) {
+          advance<P, Decay, Read>(d, X, P::lanes, a, k, p, q, next, o, u);
+        },
+        decays, reads);
     if (reads) {
       o *= scale;
       P::store(o, channels, output + head.token(j) * output_stride + head.h * s.m + channel);
@@ -272,7 +275,7 @@ template <class Scalar, Executor E>
 void scan_recurrent(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
                     BatchRef<Scalar>& states, BatchRef<Scalar>& output, DeltaScanTape<Scalar>* tape,
                     const E& executor) {
-  with_panel<Scalar>(s.d, s.m, 1, [&]<class P>(P) {
+  with_panel<Scalar>(s.d, s.m, 32 * 1024, [&]<class P>(P) {
     const Index panels = pieces_of(s.m, P::lanes);
     executor.for_each(s.sequences * s.value_heads * panels, [&](Index piece) {
       const Index at = piece / panels, sequence = at / s.value_heads, h = at % s.value_heads;
@@ -292,7 +295,7 @@ class ScanPanelBackward {
 
   /// `sums` takes the gradients that are sums over channels, which are added to, `dvalue` that of the values.
   ScanPanelBackward(const ScanHead<const Inputs>& head, const ScanHead<Inputs>& sums, Matrix<Scalar>& dvalue,
-                    const DeltaScanTape<Scalar>& tape, Index channel, const ConstBatchRef<Scalar>& doutput)
+                    DeltaScanTape<Scalar>& tape, Index channel, const ConstBatchRef<Scalar>& doutput)
       : head_(head),
         sums_(sums),
         dvalue_(dvalue),
@@ -301,24 +304,25 @@ class ScanPanelBackward {
         d_(head.sizes.d),
         channel_(channel),
         channels_((std::min)(P::lanes, head.sizes.m - channel)),
-        X_(scan_room<Scalar>(d_ * P::lanes * (2 + tape.chunk))),
+        X_(scan_room<Scalar>(d_ * P::lanes *
+                             (2 + (tape.starts.size() > 0 ? (std::min)(tape.chunk, head.count) : 0)))),
         H_(X_ + P::lanes),
         kept_(X_ + d_ * stride) {}
 
-  /// dstate: dL/dX_T on entry, dL/dX_0 on return.
-  void run(Index sequence, ScanState<Scalar> dstate) {
-    if (head_.count == 0) return;
+  /// From edit `end` to `begin`, which are a chunk's bounds; dstate: the gradient of the state, of that after them on entry and
+  /// of that before on return. Without stored states the tape's last one is taken back as well.
+  void run(Index sequence, Index begin, Index end, ScanState<Scalar> dstate) {
     copy_rows(d_, dstate.data + channel_, dstate.stride, channels_, H_, stride, P::lanes);
-    read_panel<P>(d_, H_, stride, head_.key(head_.count - 1), y_);
+    read_panel<P>(d_, H_, stride, head_.key(end - 1), y_);
     if (tape_.starts.size() == 0) {
-      load_state(tape_.last, sequence);
+      const ScanState<Scalar> state(tape_.last, head_.sizes, sequence, head_.h);
+      copy_rows(d_, state.data + channel_, state.stride, channels_, X_, stride, P::lanes);
       begin_sums();
-      for (Index j = head_.count; j-- > 0;) go_back(j);
+      for (Index j = end; j-- > begin;) go_back(j);
+      copy_rows(d_, X_, stride, channels_, state.data + channel_, state.stride, channels_);
     } else {
-      for (Index begin = (head_.count - 1) / tape_.chunk * tape_.chunk; begin >= 0; begin -= tape_.chunk) {
-        load_state(tape_.starts, chunk_slot(head_, sequence, begin, tape_.chunk));
-        go_back_chunk(begin, (std::min)(begin + tape_.chunk, head_.count));
-      }
+      for (Index first = (end - 1) / tape_.chunk * tape_.chunk; first >= begin; first -= tape_.chunk)
+        go_back_chunk(sequence, first, (std::min)(first + tape_.chunk, end));
     }
     copy_rows(d_, H_, stride, channels_, dstate.data + channel_, dstate.stride, channels_);
   }
@@ -326,24 +330,33 @@ class ScanPanelBackward {
  private:
   static constexpr Index stride = 2 * P::lanes;
 
-  void load_state(const Matrix<Scalar>& states, Index slot) {
-    const Index m = head_.sizes.m, at = (slot * head_.sizes.value_heads + head_.h) * d_;
-    copy_rows(d_, states.data() + at * m + channel_, m, channels_, X_, stride, P::lanes);
+  /// The state before edit j, which begins a chunk or comes after the last.
+  void load_state(Index sequence, Index j) {
+    const ScanState<Scalar> state =
+        j < head_.count ? ScanState<Scalar>(tape_.starts, head_.sizes,
+                                            chunk_slot(head_, sequence, j, tape_.chunk), head_.h)
+                        : ScanState<Scalar>(tape_.last, head_.sizes, sequence, head_.h);
+    copy_rows(d_, state.data + channel_, state.stride, channels_, X_, stride, P::lanes);
   }
 
-  /// From the state at the chunk's start: goes through the chunk again, keeps the states that the tape names, and goes back.
-  void go_back_chunk(Index begin, Index end) {
+  /// Goes through the chunk again as far as the tape names states to keep, and then back from its end.
+  void go_back_chunk(Index sequence, Index begin, Index end) {
     Index count = 0;
-    for (Index j = begin; j < end; ++j) {
+    for (Index j = begin; j < end; ++j) count += head_.of_beta(tape_.kept, j);
+    if (count > 0) load_state(sequence, begin);
+    Numbers unused;
+    for (Index j = begin, kept = 0; kept < count; ++j) {
       if (head_.of_beta(tape_.kept, j))
-        copy_rows(d_, X_, stride, P::lanes, kept_ + count++ * d_ * P::lanes, P::lanes, P::lanes);
+        copy_rows(d_, X_, stride, P::lanes, kept_ + kept++ * d_ * P::lanes, P::lanes, P::lanes);
       load_write(j);
-      Numbers unused;
-      const bool decays = head_.x.has_decay() && head_.begins_token(j);
-      with_flags([&]<bool Decay>(Flag<Decay>) {
-        advance<P, Decay, false>(d_, X_, stride, a_, head_.key(j), p_, nullptr, head_.key(j), unused, unused);
-      }, decays);
+      const Scalar* k = head_.key(j);
+      with_flags(
+          [&]<bool Decay>(Flag<Decay>) {
+            advance<P, Decay, false>(d_, X_, stride, a_, k, p_, k, k, unused, unused);
+          },
+          head_.x.has_decay() && head_.begins_token(j));
     }
+    load_state(sequence, end);
     begin_sums();
     for (Index j = end; j-- > begin;) {
       const bool kept = head_.of_beta(tape_.kept, j);
@@ -379,7 +392,8 @@ class ScanPanelBackward {
     if (reads) {
       q = head_.query(j);
       dq = sums_.query(j);
-      P::load(doutput_.data() + head_.token(j) * doutput_.outerStride() + head_.h * s.m + channel_, channels_, e_);
+      P::load(doutput_.data() + head_.token(j) * doutput_.outerStride() + head_.h * s.m + channel_, channels_,
+              e_);
       e_ *= static_cast<Scalar>(s.output_scale);
       y_ += (ConstRun<Scalar>(q, d_) * ConstRun<Scalar>(k, d_)).sum() * e_;
     }
@@ -391,10 +405,12 @@ class ScanPanelBackward {
       P::load(head_.value(j) + channel_, channels_, v);
       scaling_ -= (v * w).sum();
     }
-    with_flags([&]<bool Decay, bool Read, bool Kept>(Flag<Decay>, Flag<Read>, Flag<Kept>) {
-      scaling_ += retreat<P, Decay, Read, Kept>(d_, X_, a_, k, p_, w, q, e_, j > 0 ? head_.key(j - 1) : k, sums_.key(j),
-                                                dq, y_);
-    }, decays, reads, kept);
+    with_flags(
+        [&]<bool Decay, bool Read, bool Kept>(Flag<Decay>, Flag<Read>, Flag<Kept>) {
+          scaling_ += retreat<P, Decay, Read, Kept>(d_, X_, a_, k, p_, w, q, e_, j > 0 ? head_.key(j - 1) : k,
+                                                    sums_.key(j), dq, y_);
+        },
+        decays, reads, kept);
     if (decays) sums_.log_decay(j) += scaling_;
     if (kept) begin_sums();
   }
@@ -402,7 +418,7 @@ class ScanPanelBackward {
   const ScanHead<const Inputs>& head_;
   const ScanHead<Inputs>& sums_;
   Matrix<Scalar>& dvalue_;
-  const DeltaScanTape<Scalar>& tape_;
+  DeltaScanTape<Scalar>& tape_;
   const ConstBatchRef<Scalar>& doutput_;
   Index d_, channel_, channels_;
   Scalar* X_;  ///< rows of X and H, side by side
@@ -412,21 +428,24 @@ class ScanPanelBackward {
   Scalar a_, scaling_;  ///< the decay; what the gradient of its logarithm is so far
 };
 
-/// The backward pass of all heads of all sequences, for channels in panels. Assigns `gradient`; dstates as in run().
+/// The backward pass of all heads of all sequences. Assigns `gradient`; dstates: those of the final states on entry, and of the
+/// initial ones on return. Sums across lanes cost the same for a wide panel, which therefore may exceed the first-level cache.
 template <class Scalar, Executor E>
-void scan_recurrent_backward(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
-                             DeltaScanTape<Scalar>& tape, const ConstBatchRef<Scalar>& doutput,
-                             BatchRef<Scalar>& dstates, DeltaScanInputs<Scalar>& gradient, const E& executor) {
-  with_panel<Scalar>(s.d, s.m, 2, [&]<class P>(P) {
+void scan_recurrent_backward(const ScanSizes& s, std::span<const Index> offsets,
+                             const DeltaScanInputs<Scalar>& x, DeltaScanTape<Scalar>& tape,
+                             const ConstBatchRef<Scalar>& doutput, BatchRef<Scalar>& dstates,
+                             DeltaScanInputs<Scalar>& gradient, const E& executor) {
+  with_panel<Scalar>(s.d, s.m, 32 * 1024, [&]<class P>(P) {
     const Index panels = pieces_of(s.m, P::lanes);
     sum_parts(s, offsets, s.ratio() * panels, tape, gradient, executor,
-                    [&](Index sequence, Index key_head, Index part, DeltaScanInputs<Scalar>& sums) {
-                      const Index h = s.value_head(key_head, part / panels);
-                      const ScanHead head(x, s, offsets, sequence, h);
-                      const ScanHead to(sums, s, offsets, sequence, h);
-                      ScanPanelBackward<P, Scalar>(head, to, gradient.value, tape, part % panels * P::lanes, doutput)
-                          .run(sequence, ScanState<Scalar>(dstates, s, sequence, h));
-                    });
+              [&](Index sequence, Index key_head, Index part, Index begin, Index end, const auto& sums_of) {
+                const Index h = s.value_head(key_head, part / panels);
+                const ScanHead head(x, s, offsets, sequence, h);
+                const ScanHead<DeltaScanInputs<Scalar>> sums = sums_of(h);
+                ScanPanelBackward<P, Scalar>(head, sums, gradient.value, tape, part % panels * P::lanes,
+                                             doutput)
+                    .run(sequence, begin, end, ScanState<Scalar>(dstates, s, sequence, h));
+              });
   });
 }
 

@@ -30,13 +30,13 @@ enum class HeadMap { blocks, cyclic };
 enum class ScanKernel { automatic, recurrent, chunked };
 
 struct DeltaScanSettings {
-  Index key_heads = 1;                         ///< of queries and keys
-  std::optional<Index> value_heads = {};       ///< of values, betas, decays and states; absent: key_heads
+  Index key_heads = 1;                    ///< of queries and keys
+  std::optional<Index> value_heads = {};  ///< of values, betas, decays and states; absent: key_heads
   HeadMap head_map = HeadMap::blocks;
-  Index edits = 1;                             ///< per token: decay before the first, output after the last
-  std::optional<double> output_scale = {};     ///< absent: 1 / sqrt(d)
+  Index edits = 1;                          ///< per token: decay before the first, output after the last
+  std::optional<double> output_scale = {};  ///< absent: 1 / sqrt(d)
   ScanKernel kernel = ScanKernel::automatic;
-  Index chunk = 64;                            ///< edits between stored states, and in a chunk of the chunked kernel
+  Index chunk = 32;  ///< edits between stored states, and in a chunk of the chunked kernel
 };
 
 /// The inputs of a scan over N tokens, token n in column n; their gradient is a value of the same type. A head has d key
@@ -68,14 +68,15 @@ struct DeltaScanInputs {
   }
 };
 
-/// What a forward pass saves for its backward pass. States are transposed, see delta_scan_forward.
+/// What a forward pass saves for its backward pass, which uses it up. States are transposed, see delta_scan_forward.
 template <class Scalar>
 struct DeltaScanTape {
-  Matrix<Scalar> error;   ///< r, as value: (edits value_heads m) x N
-  Matrix<Scalar> last;    ///< the final states, m x (S value_heads d)
-  Matrix<Scalar> starts;  ///< the states at the starts of chunks, m x (chunks value_heads d); empty if it can rewind
-  Matrix<bool> kept;      ///< as beta: the state before this edit is kept when a chunk is gone through again
-  Index chunk = 0;        ///< edits from one start to the next
+  Matrix<Scalar> error;  ///< r, as value: (edits value_heads m) x N
+  Matrix<Scalar> last;   ///< the final states, m x (S value_heads d)
+  Matrix<Scalar>
+      starts;  ///< the states at the starts of chunks, m x (chunks value_heads d); empty if it can rewind
+  Matrix<bool> kept;  ///< as beta: the state before this edit is kept when a chunk is gone through again
+  Index chunk = 0;    ///< edits from one start to the next; 0: used up, or never written
   std::vector<DeltaScanInputs<Scalar>> shares;  ///< room for sums that backward divides among threads
 };
 
@@ -88,9 +89,7 @@ struct ScanSizes {
   double output_scale;
 
   Index ratio() const noexcept { return value_heads / key_heads; }
-  Index key_head(Index h) const noexcept {
-    return head_map == HeadMap::blocks ? h / ratio() : h % key_heads;
-  }
+  Index key_head(Index h) const noexcept { return head_map == HeadMap::blocks ? h / ratio() : h % key_heads; }
   /// The i-th value head that reads key head hk.
   Index value_head(Index hk, Index i) const noexcept {
     return head_map == HeadMap::blocks ? hk * ratio() + i : i * key_heads + hk;
@@ -131,8 +130,10 @@ ScanSizes scan_sizes(const char* where, const DeltaScanSettings& settings, std::
   check_finite(where, "output_scale", s.output_scale);
   if (offsets.empty() || offsets.front() != 0 || offsets.back() != s.tokens ||
       !std::is_sorted(offsets.begin(), offsets.end()))
-    fail(where, "offsets", offsets.empty() ? "empty" : "from " + std::to_string(offsets.front()) + " to " +
-                                                           std::to_string(offsets.back()),
+    fail(where, "offsets",
+         offsets.empty()
+             ? "empty"
+             : "from " + std::to_string(offsets.front()) + " to " + std::to_string(offsets.back()),
          "an ascent from 0 to the " + std::to_string(s.tokens) + " tokens");
   s.sequences = static_cast<Index>(offsets.size()) - 1;
   return s;
@@ -182,9 +183,10 @@ struct ScanState {
   Scalar* data;
   Index stride;
 
+  /// `slot`: the sequence, or the chunk among all.
   template <class M>
-  ScanState(M& states, const ScanSizes& s, Index sequence, Index head)
-      : data(states.data() + (sequence * s.value_heads + head) * s.d * states.outerStride()),
+  ScanState(M& states, const ScanSizes& s, Index slot, Index head)
+      : data(states.data() + (slot * s.value_heads + head) * s.d * states.outerStride()),
         stride(states.outerStride()) {}
 };
 
@@ -194,81 +196,142 @@ Index chunk_slot(const ScanHead<Inputs>& head, Index sequence, Index j, Index ch
   return head.first / chunk + sequence + j / chunk;
 }
 
-/// The log of what taking edit j back multiplies relative errors by: the decay that it divides by, and the factor
-/// |1 - beta |k|^2| by which the edit stretched the state along k, if that is above 1.
+/// Rounding errors may be multiplied by e^2, about 7, on the way back, or within a chunk.
+inline constexpr double most_log_loss = 2;
+
+/// The log of the factor |1 - beta |k|^2| by which edit j stretches the state along k; 0 if it does not.
 template <class Scalar>
-Scalar rewind_loss(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index j) {
+Scalar log_stretch(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index j) {
   const Scalar norm2 = ConstRun<Scalar>(head.key(j), head.sizes.d).square().sum();
   const Scalar along = std::abs(Scalar(1) - head.beta(j) * norm2);
-  const Scalar loss = along > Scalar(1) ? std::log(along) : Scalar(0);
-  return head.x.has_decay() && head.begins_token(j) ? loss - head.log_decay(j) : loss;
+  return along > Scalar(1) ? std::log(along) : Scalar(0);
 }
 
-/// Chooses the states that a backward pass needs: none but the last where taking all edits of a sequence back multiplies
-/// rounding errors by at most 7. Otherwise those at the starts of chunks, and within a chunk, as `kept` says, those after
-/// which another 7 would be exceeded.
+/// Chooses the states that a backward pass needs. Taking an edit back multiplies relative errors by the decay that it divides
+/// by, and by the factor by which the edit stretched the state. Where all edits of a sequence together stay below the limit,
+/// the last state is enough. Otherwise those at the starts of chunks are stored, and `kept` says after which edits of a
+/// chunk the limit would be exceeded again.
 template <class Scalar, Executor E>
 void plan_rewinding(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
                     DeltaScanTape<Scalar>& tape, const E& executor) {
-  constexpr Scalar most_loss(2);
   std::atomic<bool> rewinds{true};
   tape.kept.resizeLike(x.beta);
   executor.for_each(s.sequences * s.value_heads, [&](Index piece) {
     const ScanHead head(x, s, offsets, piece / s.value_heads, piece % s.value_heads);
     Scalar total(0), stretch(0);
     for (Index j = 0; j < head.count; ++j) {
-      const Scalar loss = rewind_loss(head, j);
+      Scalar loss = log_stretch(head, j);
+      if (x.has_decay() && head.begins_token(j)) loss -= head.log_decay(j);
       total += loss;
       stretch = j % tape.chunk == 0 ? loss : stretch + loss;
-      const bool keep = j % tape.chunk != 0 && stretch > most_loss;
+      const bool keep = j % tape.chunk != 0 && stretch > Scalar(most_log_loss);
       if (keep) stretch = loss;
       head.of_beta(tape.kept, j) = keep;
     }
-    if (total > most_loss) rewinds = false;
+    if (total > Scalar(most_log_loss)) rewinds = false;
   });
   const Index slots = rewinds ? 0 : s.tokens * s.edits / tape.chunk + s.sequences;
   tape.starts.resize(s.m, slots * s.value_heads * s.d);
 }
 
-/// Calls add_part(sequence, key head, part, sums) for `parts` parts of every key head of every sequence, and adds up what
-/// they add to `sums`: the gradients of queries, keys, betas and decays, sums over the value heads that share a key head
-/// and over their channels. Where sequences and key heads are fewer than 16, parts are divided in shares that are summed
-/// apart and added up in order; how many depends on the sizes alone.
+/// Whether no chunk stretches the state beyond the limit: the entries of (I + D L)^-1 grow with it.
+template <class Scalar, Executor E>
+bool chunks_are_stable(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
+                       Index chunk, const E& executor) {
+  std::atomic<bool> stable{true};
+  executor.for_each(s.sequences * s.value_heads, [&](Index piece) {
+    const ScanHead head(x, s, offsets, piece / s.value_heads, piece % s.value_heads);
+    Scalar stretch(0);
+    for (Index j = 0; j < head.count; ++j) {
+      stretch = (j % chunk == 0 ? Scalar(0) : stretch) + log_stretch(head, j);
+      if (stretch > Scalar(most_log_loss)) stable = false;
+    }
+  });
+  return stable;
+}
+
+/// What of edits begin .. end - 1 is summed is set to zero.
+template <class Scalar>
+void zero_sums(const ScanHead<DeltaScanInputs<Scalar>>& sums, Index begin, Index end) {
+  const Index d = sums.sizes.d;
+  for (Index j = begin; j < end; ++j) {
+    Run<Scalar>(sums.key(j), d).setZero();
+    sums.beta(j) = Scalar(0);
+    if (!sums.begins_token(j)) continue;
+    Run<Scalar>(sums.query(j), d).setZero();
+    if (sums.x.has_decay()) sums.log_decay(j) = Scalar(0);
+  }
+}
+
+/// Adds what another share has summed; queries and keys are those of several heads, and added once.
+template <class Scalar>
+void add_sums(const ScanHead<DeltaScanInputs<Scalar>>& to, const ScanHead<DeltaScanInputs<Scalar>>& share,
+              Index begin, Index end, bool with_keys) {
+  const Index d = to.sizes.d;
+  for (Index j = begin; j < end; ++j) {
+    if (with_keys) Run<Scalar>(to.key(j), d) += ConstRun<Scalar>(share.key(j), d);
+    to.beta(j) += share.beta(j);
+    if (!to.begins_token(j)) continue;
+    if (with_keys) Run<Scalar>(to.query(j), d) += ConstRun<Scalar>(share.query(j), d);
+    if (to.x.has_decay()) to.log_decay(j) += share.log_decay(j);
+  }
+}
+
+/// Calls add_part(sequence, key head, part, begin, end, sums) for `parts` parts of every key head of every sequence. It goes
+/// back from edit `end` to `begin` and adds the gradients of queries, keys, betas and decays of value head h to sums(h). They
+/// are sums over the value heads that share a key head, and over their channels.
+///
+/// Where sequences and key heads are fewer than 16, parts are divided in shares that are summed apart and added up in order; how
+/// many depends on the sizes alone. All sequences are then gone through in blocks of edits, from the last, so that shares
+/// take room for a block and not for all tokens.
 template <class Scalar, Executor E, class F>
 void sum_parts(const ScanSizes& s, std::span<const Index> offsets, Index parts, DeltaScanTape<Scalar>& tape,
                DeltaScanInputs<Scalar>& gradient, const E& executor, const F& add_part) {
-  constexpr Index enough = 16;
+  constexpr Index enough = 16, block_of_shares = 512;
   const Index heads = s.sequences * s.key_heads;
-  const Index count = heads == 0 ? 1 : (std::min)(parts, pieces_of(enough, heads));
-  tape.shares.resize(static_cast<std::size_t>(count - 1));
-  for (auto& share : tape.shares) share.resize_like(gradient);
-  executor.for_each(heads * count, [&](Index piece) {
-    const Index share = piece % count, sequence = piece / count / s.key_heads, hk = piece / count % s.key_heads;
-    DeltaScanInputs<Scalar>& sums = share == 0 ? gradient : tape.shares[static_cast<std::size_t>(share - 1)];
-    for (Index i = 0; i < s.ratio(); ++i) {
-      const ScanHead head(sums, s, offsets, sequence, s.value_head(hk, i));
-      for (Index j = 0; j < head.count; ++j) {
-        head.beta(j) = Scalar(0);
-        if (head.begins_token(j) && sums.has_decay()) head.log_decay(j) = Scalar(0);
-        if (i > 0) continue;
-        std::fill_n(head.key(j), s.d, Scalar(0));
-        if (head.begins_token(j)) std::fill_n(head.query(j), s.d, Scalar(0));
-      }
-    }
-    for (Index part = share * parts / count; part < (share + 1) * parts / count; ++part)
-      add_part(sequence, hk, part, sums);
-  });
-  for_ranges(executor, s.tokens, columns_per_piece(s.edits * s.key_heads * s.d), [&](Index begin, Index end) {
-    const auto add = [&](Matrix<Scalar>& to, const Matrix<Scalar>& share) {
-      to.middleCols(begin, end - begin) += share.middleCols(begin, end - begin);
-    };
-    for (const auto& share : tape.shares) {
-      add(gradient.query, share.query);
-      add(gradient.key, share.key);
-      add(gradient.beta, share.beta);
-      if (gradient.has_decay()) add(gradient.log_decay, share.log_decay);
-    }
-  });
+  if (s.tokens == 0) return;
+  const Index shares = (std::min)(parts, pieces_of(enough, heads));
+  Index longest = 0;
+  for (std::size_t i = 0; i + 1 < offsets.size(); ++i)
+    longest = (std::max)(longest, (offsets[i + 1] - offsets[i]) * s.edits);
+  const Index step = tape.chunk * s.edits;  // a block is whole chunks and whole tokens
+  const Index block = (shares == 1 ? pieces_of(longest, step) : pieces_of(block_of_shares, step)) * step;
+  tape.shares.resize(static_cast<std::size_t>(shares - 1));
+  for (auto& share : tape.shares) {
+    const Index columns = s.sequences * block / s.edits;
+    share.query.resize(gradient.query.rows(), columns);
+    share.key.resize(gradient.key.rows(), columns);
+    share.beta.resize(gradient.beta.rows(), columns);
+    share.log_decay.resize(gradient.log_decay.rows(), gradient.has_decay() ? columns : 0);
+  }
+  // The gradient of a head, or what a share has of its block that begins with edit `begin`.
+  const auto sums_of = [&](Index share, Index sequence, Index h, Index begin) {
+    ScanHead sums(share == 0 ? gradient : tape.shares[static_cast<std::size_t>(share - 1)], s, offsets,
+                  sequence, h);
+    if (share > 0) sums.first = sequence * block - begin;
+    return sums;
+  };
+  for (Index begin = (longest - 1) / block * block; begin >= 0; begin -= block) {
+    executor.for_each(heads * shares, [&](Index piece) {
+      const Index share = piece % shares, sequence = piece / shares / s.key_heads,
+                  hk = piece / shares % s.key_heads;
+      const Index end = (std::min)(begin + block, sums_of(0, sequence, 0, begin).count);
+      for (Index i = 0; i < s.ratio(); ++i)
+        zero_sums(sums_of(share, sequence, s.value_head(hk, i), begin), begin, end);
+      for (Index part = share * parts / shares; part < (share + 1) * parts / shares && begin < end; ++part)
+        add_part(sequence, hk, part, begin, end, [&](Index h) { return sums_of(share, sequence, h, begin); });
+    });
+    if (shares == 1) continue;
+    executor.for_each(heads, [&](Index piece) {
+      const Index sequence = piece / s.key_heads, hk = piece % s.key_heads;
+      const Index end = (std::min)(begin + block, sums_of(0, sequence, 0, begin).count);
+      for (Index share = 1; share < shares; ++share)
+        for (Index i = 0; i < s.ratio(); ++i) {
+          const Index h = s.value_head(hk, i);
+          add_sums(sums_of(0, sequence, h, begin), sums_of(share, sequence, h, begin), begin, end, i == 0);
+        }
+    });
+  }
 }
 
 }  // namespace detail
