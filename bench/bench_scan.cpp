@@ -86,22 +86,22 @@ template <class Scalar>
 void scan(benchmark::State& state, Pass pass) {
   const Index d = state.range(0), T = state.range(1), sequences = state.range(2), heads = state.range(3),
               threads = state.range(5);
-  Scan<Scalar> scan(d, d, T, sequences, heads, state.range(4) != 0);
+  Scan<Scalar> subject(d, d, T, sequences, heads, state.range(4) != 0);
   bench::with_threads(threads, [&](const auto& executor) {
     std::vector<bench::Contestant> baselines;
     baselines.emplace_back("arithmetic_limit", [&] {
       const Index shares = 4 * threads;
-      executor.for_each(shares, [&](Index) { multiply_add<Scalar>(scan.flops(pass) / double(shares)); });
+      executor.for_each(shares, [&](Index) { multiply_add<Scalar>(subject.flops(pass) / double(shares)); });
     });
-    baselines.emplace_back("recurrent", [&] { scan.run(pass, ScanKernel::recurrent, executor); });
-    baselines.emplace_back("chunked", [&] { scan.run(pass, ScanKernel::chunked, executor); });
+    baselines.emplace_back("recurrent", [&] { subject.run(pass, ScanKernel::recurrent, executor); });
+    baselines.emplace_back("chunked", [&] { subject.run(pass, ScanKernel::chunked, executor); });
     if (threads > 1)
-      baselines.emplace_back("scaling", [&] { scan.run(pass, ScanKernel::automatic, ddl::Serial{}); });
+      baselines.emplace_back("scaling", [&] { subject.run(pass, ScanKernel::automatic, ddl::Serial{}); });
     bench::paired(
-        state, [&] { scan.run(pass, ScanKernel::automatic, executor); }, std::move(baselines));
+        state, [&] { subject.run(pass, ScanKernel::automatic, executor); }, std::move(baselines));
   });
   state.counters["ns_per_token_head"] =
-      benchmark::Counter(double(scan.tokens_and_heads()) / 1e9,
+      benchmark::Counter(double(subject.tokens_and_heads()) / 1e9,
                          benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 

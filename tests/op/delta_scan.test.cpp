@@ -301,7 +301,7 @@ TEST_CASE("backward is the gradient of forward", "[op][delta_scan][grad]") {
         };
         const auto gradient = p.results.gradient;
         const Matrix<double> dinitial = p.results.dinitial;
-        const auto inputs = ddl::check_gradients(p.inputs, gradient, loss);
+        const auto inputs = ddl::check_gradients(p.inputs, gradient, loss, {.allow_zero = decay == 0});
         INFO(inputs.message());
         CHECK(inputs.passes(ddl::test::gradient_tolerance));
         const auto initial = ddl::check_gradients(p.initial, dinitial, loss);
@@ -310,7 +310,7 @@ TEST_CASE("backward is the gradient of forward", "[op][delta_scan][grad]") {
       }
 }
 
-TEST_CASE("the mean error of a long scan in float is that of float", "[op][delta_scan][grad]") {
+TEST_CASE("a long scan in float agrees with double", "[op][delta_scan][grad]") {
   // beta 2 keeps the norm of what is written: nothing fades, every state is taken back from the last.
   for (const ScanKernel kernel : kernels)
     for (const double decay : {0.0, 0.01, 1.0}) {
@@ -367,7 +367,7 @@ TEST_CASE("decays of any strength, one after the other, lose no digits", "[op][d
 TEST_CASE("edits that stretch the state are right in the recurrent kernel and refused by the chunked one",
           "[op][delta_scan][grad]") {
   Problem<float> p(12, 5, {0, 40}, 0, {.edits = 2, .chunk = 16});
-  const float lengths[] = {1, 1.3f, 0.2f, 1.6f, 1};
+  const float lengths[] = {1.6f, 1.3f, 1.5f, 0.7f, 1.6f};
   for (Index t = 0; t < 40; ++t) p.inputs.key.col(t) *= lengths[t % 5];
   p.inputs.beta *= 1.2f;
   const Results<long double> expected = by_definition(Problem<long double>(p));
@@ -467,7 +467,6 @@ TEST_CASE("what does not fit a scan is refused by name", "[op][delta_scan]") {
   using P = Problem<double>;
   const auto refused = [](const auto& spoil, const std::string& message, double decay = 0) {
     P p(4, 3, {0, 2, 5}, decay, {.key_heads = 2, .value_heads = 4, .edits = 2});
-    p.results.gradient.resize_like(p.inputs);
     spoil(p);
     CHECK_THROWS_WITH(p.run(), Catch::Matchers::ContainsSubstring(message));
   };

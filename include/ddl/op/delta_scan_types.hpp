@@ -223,9 +223,9 @@ void plan_rewinding(const ScanSizes& s, std::span<const Index> offsets, const De
       Scalar loss = log_stretch(head, j);
       if (x.has_decay() && head.begins_token(j)) loss -= head.log_decay(j);
       total += loss;
-      stretch = j % tape.chunk == 0 ? loss : stretch + loss;
-      const bool keep = j % tape.chunk != 0 && stretch > Scalar(most_log_loss);
-      if (keep) stretch = loss;
+      stretch = j % tape.chunk == 0 ? Scalar(0) : stretch + loss;  // the state before is stored
+      const bool keep = stretch > Scalar(most_log_loss);
+      if (keep) stretch = Scalar(0);
       head.of_beta(tape.kept, j) = keep;
     }
     if (total > Scalar(most_log_loss)) rewinds = false;
@@ -295,10 +295,11 @@ void sum_parts(const ScanSizes& s, std::span<const Index> offsets, Index parts, 
   for (std::size_t i = 0; i + 1 < offsets.size(); ++i)
     longest = (std::max)(longest, (offsets[i + 1] - offsets[i]) * s.edits);
   const Index step = tape.chunk * s.edits;  // a block is whole chunks and whole tokens
-  const Index block = (shares == 1 ? pieces_of(longest, step) : pieces_of(block_of_shares, step)) * step;
+  const Index block = pieces_of(shares == 1 ? longest : (std::min)(longest, block_of_shares), step) * step;
+  const Index room = (std::min)(block, longest);
   tape.shares.resize(static_cast<std::size_t>(shares - 1));
   for (auto& share : tape.shares) {
-    const Index columns = s.sequences * block / s.edits;
+    const Index columns = s.sequences * room / s.edits;
     share.query.resize(gradient.query.rows(), columns);
     share.key.resize(gradient.key.rows(), columns);
     share.beta.resize(gradient.beta.rows(), columns);
@@ -308,7 +309,7 @@ void sum_parts(const ScanSizes& s, std::span<const Index> offsets, Index parts, 
   const auto sums_of = [&](Index share, Index sequence, Index h, Index begin) {
     ScanHead sums(share == 0 ? gradient : tape.shares[static_cast<std::size_t>(share - 1)], s, offsets,
                   sequence, h);
-    if (share > 0) sums.first = sequence * block - begin;
+    if (share > 0) sums.first = sequence * room - begin;
     return sums;
   };
   for (Index begin = (longest - 1) / block * block; begin >= 0; begin -= block) {
