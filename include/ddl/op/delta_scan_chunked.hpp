@@ -121,7 +121,8 @@ class ScanChunk {
       E *= static_cast<Scalar>(head_.sizes.output_scale);
 
       Y.noalias() = H * K;
-      P = R.array().rowwise() * (beta * c);  // P diag(c)
+      P = R.array().rowwise() * beta;
+      P.array().rowwise() *= c;
       if (!stored) {
         X.noalias() -= P * K.transpose();
         X /= a_[C_ - 1];
