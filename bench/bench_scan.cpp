@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /// @file  The delta rule over time: its recurrent and its chunked kernel, forward, and forward and backward.
 ///
-/// ns_per_token_head is the time for one token and head. The counters `recurrent` and `chunked` are the times of either kernel
-/// over that of the one that the library chooses. `arithmetic_limit` is the share of the time that the processor's
-/// multiply-adds alone would take, measured on registers in the same run: 6 d m floating-point operations forward, 14 d m
-/// backward. `scaling` is the time on one thread over that on all.
+/// ns_per_token_head is the time for one token and head. The counters `recurrent` and `chunked` are the times
+/// of either kernel over that of the one that the library chooses. `arithmetic_limit` is the share of the
+/// time that the processor's multiply-adds alone would take, measured on registers in the same run: 6 d m
+/// floating-point operations forward, 14 d m backward. `scaling` is the time on one thread over that on all.
 #include <ddl/op/delta_scan.hpp>
 
 #include "support.hpp"

@@ -114,7 +114,8 @@ struct Problem {
   }
 };
 
-/// The definition with dense matrices, in long double, all states stored; the decay's gradient from where it stands.
+/// The definition with dense matrices, in long double, all states stored; the decay's gradient from where it
+/// stands.
 Results<long double> by_definition(const Problem<long double>& p) {
   using Real = long double;
   using Dense = Matrix<Real>;

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT
-/// @file  The delta rule over time: T edits of the state of every head of every sequence, one after the other, with an output
-/// after each token; its adjoint, inference from a given state, and the way back.
-/// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet), Siems et al. 2025 (DeltaProduct). For every head of
-/// every sequence, with the state X (d x m) and a_t = e^{g_t}, token t does
+/// @file  The delta rule over time: T edits of the state of every head of every sequence, one after the
+/// other, with an output after each token; its adjoint, inference from a given state, and the way back.
+/// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet), Siems et al. 2025 (DeltaProduct).
+/// For every head of every sequence, with the state X (d x m) and a_t = e^{g_t}, token t does
 ///
-///     X <- a_t X,   then for each of its edits   X <- X + beta k (v - X^T k)^T,   then   o_t = output_scale X^T q_t
+///     X <- a_t X                         once,
+///     X <- X + beta k (v - X^T k)^T      for each of its edits,
+///     o_t = output_scale X^T q_t         after the last
 ///
-/// Two formulations compute it: delta_scan_recurrent.hpp, delta_scan_chunked.hpp. The backward pass recovers the states from
-/// the last one: X before an edit is X - beta k r^T, with r = v - X^T k from the forward pass.
+/// Two formulations compute it: delta_scan_recurrent.hpp, delta_scan_chunked.hpp. The backward pass recovers
+/// the states from the last one: X before an edit is X - beta k r^T, with r = v - X^T k from the forward
+/// pass.
 #pragma once
 
 #include "ddl/op/delta_scan_chunked.hpp"
@@ -16,9 +19,11 @@
 namespace ddl {
 namespace detail {
 
-/// Whether the chunked kernel is to compute a pass. Measured: one sweep a token is faster forward for every head size. Backward,
-/// its sums across lanes and two arrays that leave the first-level cache make matrix products faster for large heads.
-/// @throws std::invalid_argument if the settings ask for the chunked kernel and edits stretch the state too much for it.
+/// Whether the chunked kernel is to compute a pass. Measured: one sweep a token is faster forward for every
+/// head size. Backward, its sums across lanes and two arrays that leave the first-level cache make matrix
+/// products faster for large heads.
+/// @throws std::invalid_argument if the settings ask for the chunked kernel and edits stretch the state too
+/// much for it.
 template <class Scalar, Executor E>
 bool use_chunks(const char* where, const DeltaScanSettings& settings, bool backward, const ScanSizes& s,
                 std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x, const E& executor) {
@@ -71,13 +76,13 @@ void check_tape(const char* where, const ScanSizes& s, const DeltaScanInputs<Sca
 
 /// The scan.
 ///
-///   offsets  the first tokens of the S sequences, and N: S + 1 numbers that ascend from 0; sequences may be empty
+///   offsets  the first tokens of the S sequences, and N: S + 1 ascending numbers from 0; sequences may be empty
 ///   inputs   see DeltaScanInputs
-///   state    m x (S value_heads d): columns (s value_heads + h) d .. are the transposed state X^T of head h of sequence s;
-///            initial on entry, final on return
+///   state    m x (S value_heads d): columns (s value_heads + h) d .. are the transposed state X^T of head h of
+///            sequence s; initial on entry, final on return
 ///   output   (value_heads m) x N
-///   tape     what delta_scan_backward needs: m numbers an edit and head and the final states. With decay, or where
-///            beta |k|^2 leaves [0, 2], one state for each `chunk` edits is added.
+///   tape     what delta_scan_backward needs: m numbers an edit and head, and the final states. With decay, or
+///            where beta |k|^2 leaves [0, 2], one state for each `chunk` edits is added.
 ///
 /// Keys need not be of unit length. The result has the same bits on any number of threads.
 /// @throws std::invalid_argument if a setting or a shape does not fit, or a log_decay is above 0.
@@ -127,13 +132,14 @@ void delta_scan_backward(const DeltaScanSettings& settings, std::span<const Inde
   tape.chunk = 0;
 }
 
-/// Takes back the last `tokens` tokens of every sequence, as if they had not been seen: what speculative decoding does with
-/// the tokens that it rejects. Without decay only, whose division would lose digits.
+/// Takes back the last `tokens` tokens of every sequence, as if they had not been seen: what speculative
+/// decoding does with the tokens that it rejects. Without decay only, whose division would lose digits.
 ///
 ///   inputs, tape  of the forward pass that led to `state`
 ///   state         after that pass on entry, before those tokens on return
 ///
-/// @throws std::invalid_argument if there is decay, a sequence is shorter, a shape does not fit or the tape is used up.
+/// @throws std::invalid_argument if there is decay, a sequence is shorter, a shape does not fit or the tape
+/// is used up.
 template <class Scalar, Executor E = Serial>
 void delta_scan_rewind(const DeltaScanSettings& settings, std::span<const Index> offsets,
                        const DeltaScanInputs<Scalar>& inputs, const DeltaScanTape<Scalar>& tape, Index tokens,

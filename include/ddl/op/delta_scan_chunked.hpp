@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 /// @file  The scan of delta-rule edits over time by chunks of C edits, as matrix products, and its adjoint.
-/// @source Compact WY, as in DeltaProduct: Yang et al. 2024 (DeltaNet), with decay Yang et al. 2025 (Gated DeltaNet). In a chunk
-/// with keys K = [k_1 .. k_C], queries Q (of the tokens that end in the chunk), D = diag(beta), G_i = g_1 + .. + g_i,
+/// @source Compact WY, as in DeltaProduct: Yang et al. 2024 (DeltaNet), with decay Yang et al. 2025 (Gated
+/// DeltaNet). In a chunk with keys K = [k_1 .. k_C], queries Q (of the tokens that end in the chunk), D =
+/// diag(beta), G_i = g_1 + .. + g_i,
 ///
-///     a_i = e^{G_i}    c_j = e^{G_C - G_j}    L_ij = k_i.k_j e^{G_i - G_j} for j < i    M_ij = q_i.k_j e^{G_i - G_j} for j <= i
+///     a_i = e^{G_i}                             c_j = e^{G_C - G_j}
+///     L_ij = k_i.k_j e^{G_i - G_j}, j < i       M_ij = q_i.k_j e^{G_i - G_j}, j <= i
 ///
-/// of which no exponential exceeds 1, the r_i and p_i = beta_i r_i of the recurrent form are the rows of R and P:
+/// of which no exponential exceeds 1, the r_i and p_i = beta_i r_i of the recurrent form are the rows of R
+/// and P:
 ///
 ///     R = V^T - diag(a) K^T X_0 - L P                        row by row
 ///     O^T = s (diag(a) Q^T X_0 + M P)                        X_C = a_C X_0 + K diag(c) P
@@ -18,16 +21,17 @@
 ///     dK = Q N + K (A + A^T) - X_0 (diag(a) W)^T + H (diag(c) P)^T
 ///     dL/dX_0 = a_C H + Q diag(a) E - K diag(a) W
 ///
-/// For unit keys and 0 <= beta <= 2 no entry of (I + D L)^-1, which is applied here, exceeds 2: below the diagonal they are
-/// -beta_i k_i^T A_{i-1} .. A_{j+1} k_j with |A| <= 1. Matrices are stored transposed, value channels down the columns.
+/// For unit keys and 0 <= beta <= 2 no entry of (I + D L)^-1, which is applied here, exceeds 2: below the
+/// diagonal they are -beta_i k_i^T A_{i-1} .. A_{j+1} k_j with |A| <= 1. Matrices are stored transposed,
+/// value channels down the columns.
 #pragma once
 
 #include "ddl/op/delta_scan_recurrent.hpp"
 
 namespace ddl::detail {
 
-/// Channels that are computed together: what Eigen packs for a product with the state then fits its limit for the stack, 128
-/// KiB, and nothing is taken from the heap.
+/// Channels that are computed together: what Eigen packs for a product with the state then fits its limit for
+/// the stack, 128 KiB, and nothing is taken from the heap.
 template <class Scalar>
 Index chunked_channels(Index d, Index m) {
   const Index fit = Index{EIGEN_STACK_ALLOCATION_LIMIT} / (d * Index{sizeof(Scalar)}) / 16 * 16;
@@ -211,7 +215,8 @@ class ScanChunk {
     return (first_token_ + i + 1) * head_.sizes.edits - 1 - head_.first - begin_;
   }
 
-  /// Takes up the chunk that begins with edit `begin`: a, c, beta; S with L below and L^T above the diagonal; M^T, C x queries.
+  /// Takes up the chunk that begins with edit `begin`: a, c, beta; S with L below and L^T above the diagonal;
+  /// M^T, C x queries.
   void open(Index begin) {
     begin_ = begin;
     C_ = (std::min)(chunk_, head_.count - begin);
@@ -234,8 +239,8 @@ class ScanChunk {
     for (Index i = 0; i < queries_; ++i) decay_until(M.col(i), edit_of(i));
   }
 
-  /// Multiplies entry j <= `last` by the decay between edits j and `last`; the entries below become 0. The decay is a product:
-  /// differences of sums of logarithms would lose digits after a strong one.
+  /// Multiplies entry j <= `last` by the decay between edits j and `last`; the entries below become 0. The
+  /// decay is a product: differences of sums of logarithms would lose digits after a strong one.
   template <class Column>
   void decay_until(Column&& column, Index last) const {
     column.tail(C_ - 1 - last).setZero();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 /// @file  The scan of delta-rule edits over time, one edit after the other, and its adjoint.
-/// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet). With a = e^g, the state X (d x m), x_i its
-/// rows, the forward pass of an edit is
+/// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet). With a = e^g, the state X (d x m),
+/// x_i its rows, the forward pass of an edit is
 ///
 ///     r = v - a u,   p = beta r                          u = X^T k, left by the sweep of the edit before
 ///     x_i <- a x_i + k_i p                               one sweep over the rows, which also gives
-///     o += s q_i x_i,   u' += k'_i x_i                   the output, and u for the next edit, whose key is k'
+///     o += s q_i x_i,   u' += k'_i x_i                   the output, and u for the next key, k'
 ///
 /// and the backward pass, with H = dL/dX (rows h_i) and e = s do, takes X back while it goes:
 ///
@@ -16,16 +16,16 @@
 ///     dk_i = h_i.p - x_i.w
 ///     h_i <- a (h_i - k_i w),   x_i <- x_i / a,   y' += k'_i h_i
 ///
-/// The decay's gradient needs no state. In terms of e^{-G_t} X_t, with G_t = g_1 + .. + g_t, no decay is left but beside v, q
-/// and the last state, hence
+/// The decay's gradient needs no state. In terms of e^{-G_t} X_t, with G_t = g_1 + .. + g_t, no decay is left
+/// but beside v, q and the last state, hence
 ///
 ///     dL/dg_t = <X_T, H_T> + sum over s >= t of (o_s.do_s - v_s.dv_s),   o_s.do_s = q_s.dq_s
 ///
 /// where T may be any later token: the sum starts anew wherever X and H are both at hand.
 ///
-/// The value channels are the SIMD lanes: a row of X is contiguous, no sum runs across lanes in the forward pass. A panel of a
-/// few packets of channels is copied to where it is contiguous and stays in the first-level cache for the whole sequence.
-/// Panels are independent but for the sums dq, dk, dbeta and dg.
+/// The value channels are the SIMD lanes: a row of X is contiguous, no sum runs across lanes in the forward
+/// pass. A panel of a few packets of channels is copied to where it is contiguous and stays in the
+/// first-level cache for the whole sequence. Panels are independent but for the sums dq, dk, dbeta and dg.
 #pragma once
 
 #include <utility>
@@ -125,9 +125,9 @@ void read_panel(Index d, const typename P::Scalar* X, Index stride, const typena
   for (Index i = 0; i < d; ++i) u += k[i] * Eigen::Map<const typename P::Numbers>(X + i * stride);
 }
 
-/// One sweep back over a panel of X and H, rows x_i h_i side by side: see the top of this file. Adds to dk, and with Read to
-/// dq; the sums run over the panel's lanes. With Decay, a is not 1. X holds the state after the edit on entry and the one
-/// before it on return; with Kept the one before it, both times.
+/// One sweep back over a panel of X and H, rows x_i h_i side by side: see the top of this file. Adds to dk,
+/// and with Read to dq; the sums run over the panel's lanes. With Decay, a is not 1. X holds the state after
+/// the edit on entry and the one before it on return; with Kept the one before it, both times.
 /// @return the sum of q_i dq_i, over the panel's lanes; 0 without Read.
 template <class P, bool Decay, bool Read, bool Kept>
 typename P::Scalar retreat(Index d, typename P::Scalar* XH, typename P::Scalar a, const typename P::Scalar* k,
@@ -197,8 +197,8 @@ EIGEN_STRONG_INLINE void with_flags(F&& f, bool flag, Rest... rest) {
     with_flags([&](auto... known) { f(Flag<false>{}, known...); }, rest...);
 }
 
-/// Room of a thread that it keeps from one piece to the next, so that only the first scan allocates. Pieces run to their end
-/// on one thread and begin no other.
+/// Room of a thread that it keeps from one piece to the next, so that only the first scan allocates. Pieces
+/// run to their end on one thread and begin no other.
 template <class Scalar>
 Scalar* scan_room(Index size) {
   thread_local Vector<Scalar> kept;
@@ -206,7 +206,8 @@ Scalar* scan_room(Index size) {
   return kept.data();
 }
 
-/// Copies rows of `channels` lanes to where they are `to_stride` apart; the other lanes of `all` are set to zero.
+/// Copies rows of `channels` lanes to where they are `to_stride` apart; the other lanes of `all` are set to
+/// zero.
 template <class Scalar>
 void copy_rows(Index d, const Scalar* from, Index from_stride, Index channels, Scalar* to, Index to_stride,
                Index all) {
@@ -216,8 +217,8 @@ void copy_rows(Index d, const Scalar* from, Index from_stride, Index channels, S
   }
 }
 
-/// Calls f with a Panel<Scalar, Width>: of the widths that keep a row of d packets within `bytes`, the largest of which no
-/// half is empty. It depends on the sizes alone, and so do all bits of the result.
+/// Calls f with a Panel<Scalar, Width>: of the widths that keep a row of d packets within `bytes`, the
+/// largest of which no half is empty. It depends on the sizes alone, and so do all bits of the result.
 template <class Scalar, class F>
 auto with_panel(Index d, Index m, Index bytes, F&& f) {
   constexpr Index size = WideLane<Scalar>::size;
@@ -309,8 +310,9 @@ class ScanPanelBackward {
         H_(X_ + P::lanes),
         kept_(X_ + d_ * stride) {}
 
-  /// From edit `end` to `begin`, which are a chunk's bounds; dstate: the gradient of the state, of that after them on entry and
-  /// of that before on return. Without stored states the tape's last one is taken back as well.
+  /// From edit `end` to `begin`, which are a chunk's bounds; dstate: the gradient of the state, of that after
+  /// them on entry and of that before on return. Without stored states the tape's last one is taken back as
+  /// well.
   void run(Index sequence, Index begin, Index end, ScanState<Scalar> dstate) {
     copy_rows(d_, dstate.data + channel_, dstate.stride, channels_, H_, stride, P::lanes);
     read_panel<P>(d_, H_, stride, head_.key(end - 1), y_);
@@ -428,8 +430,9 @@ class ScanPanelBackward {
   Scalar a_, scaling_;  ///< the decay; what the gradient of its logarithm is so far
 };
 
-/// The backward pass of all heads of all sequences. Assigns `gradient`; dstates: those of the final states on entry, and of the
-/// initial ones on return. Sums across lanes cost the same for a wide panel, which therefore may exceed the first-level cache.
+/// The backward pass of all heads of all sequences. Assigns `gradient`; dstates: those of the final states on
+/// entry, and of the initial ones on return. Sums across lanes cost the same for a wide panel, which
+/// therefore may exceed the first-level cache.
 template <class Scalar, Executor E>
 void scan_recurrent_backward(const ScanSizes& s, std::span<const Index> offsets,
                              const DeltaScanInputs<Scalar>& x, DeltaScanTape<Scalar>& tape,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  What a scan of delta-rule edits over time is given, what it returns, and what its backward pass needs.
+/// @file  What a scan of delta-rule edits over time is given, what it returns, and what its backward pass
+/// needs.
 /// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet), Siems et al. 2025 (DeltaProduct).
 #pragma once
 
@@ -22,8 +23,8 @@ namespace ddl {
 ///   cyclic  value head h reads key head h mod key_heads (ggml)
 enum class HeadMap { blocks, cyclic };
 
-/// Which formulation computes a scan. Both give the same numbers but for rounding, and either may go back from what the
-/// other saved.
+/// Which formulation computes a scan. Both give the same numbers but for rounding, and either may go back
+/// from what the other saved.
 ///   automatic  what is faster for the head's size, see delta_scan_forward
 ///   recurrent  one edit after the other, for any inputs
 ///   chunked    matrix products over chunks of edits (compact WY)
@@ -39,8 +40,9 @@ struct DeltaScanSettings {
   Index chunk = 32;  ///< edits between stored states, and in a chunk of the chunked kernel
 };
 
-/// The inputs of a scan over N tokens, token n in column n; their gradient is a value of the same type. A head has d key
-/// channels and m value channels. The rows of key, value and beta are ordered (edit, head, channel).
+/// The inputs of a scan over N tokens, token n in column n; their gradient is a value of the same type. A
+/// head has d key channels and m value channels. The rows of key, value and beta are ordered (edit, head,
+/// channel).
 template <class Scalar_>
 struct DeltaScanInputs {
   using Scalar = Scalar_;
@@ -68,7 +70,8 @@ struct DeltaScanInputs {
   }
 };
 
-/// What a forward pass saves for its backward pass, which uses it up. States are transposed, see delta_scan_forward.
+/// What a forward pass saves for its backward pass, which uses it up. States are transposed, see
+/// delta_scan_forward.
 template <class Scalar>
 struct DeltaScanTape {
   Matrix<Scalar> error;  ///< r, as value: (edits value_heads m) x N
@@ -139,8 +142,8 @@ ScanSizes scan_sizes(const char* where, const DeltaScanSettings& settings, std::
   return s;
 }
 
-/// The edits of one value head of one sequence, numbered from 0: edit j is that of token j / edits. All edits of a scan are
-/// equally far apart in memory, so that no access divides.
+/// The edits of one value head of one sequence, numbered from 0: edit j is that of token j / edits. All edits
+/// of a scan are equally far apart in memory, so that no access divides.
 template <class Inputs>
 struct ScanHead {
   Inputs& x;
@@ -190,7 +193,8 @@ struct ScanState {
         stride(states.outerStride()) {}
 };
 
-/// The place among the chunks of all sequences of the one that begins with edit j: chunks need no table of their own.
+/// The place among the chunks of all sequences of the one that begins with edit j: chunks need no table of
+/// their own.
 template <class Inputs>
 Index chunk_slot(const ScanHead<Inputs>& head, Index sequence, Index j, Index chunk) {
   return head.first / chunk + sequence + j / chunk;
@@ -207,10 +211,10 @@ Scalar log_stretch(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index j)
   return along > Scalar(1) ? std::log(along) : Scalar(0);
 }
 
-/// Chooses the states that a backward pass needs. Taking an edit back multiplies relative errors by the decay that it divides
-/// by, and by the factor by which the edit stretched the state. Where all edits of a sequence together stay below the limit,
-/// the last state is enough. Otherwise those at the starts of chunks are stored, and `kept` says after which edits of a
-/// chunk the limit would be exceeded again.
+/// Chooses the states that a backward pass needs. Taking an edit back multiplies relative errors by the decay
+/// that it divides by, and by the factor by which the edit stretched the state. Where all edits of a sequence
+/// together stay below the limit, the last state is enough. Otherwise those at the starts of chunks are
+/// stored, and `kept` says after which edits of a chunk the limit would be exceeded again.
 template <class Scalar, Executor E>
 void plan_rewinding(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
                     DeltaScanTape<Scalar>& tape, const E& executor) {
@@ -277,13 +281,14 @@ void add_sums(const ScanHead<DeltaScanInputs<Scalar>>& to, const ScanHead<DeltaS
   }
 }
 
-/// Calls add_part(sequence, key head, part, begin, end, sums) for `parts` parts of every key head of every sequence. It goes
-/// back from edit `end` to `begin` and adds the gradients of queries, keys, betas and decays of value head h to sums(h). They
-/// are sums over the value heads that share a key head, and over their channels.
+/// Calls add_part(sequence, key head, part, begin, end, sums) for `parts` parts of every key head of every
+/// sequence. It goes back from edit `end` to `begin` and adds the gradients of queries, keys, betas and
+/// decays of value head h to sums(h). They are sums over the value heads that share a key head, and over
+/// their channels.
 ///
-/// Where sequences and key heads are fewer than 16, parts are divided in shares that are summed apart and added up in order; how
-/// many depends on the sizes alone. All sequences are then gone through in blocks of edits, from the last, so that shares
-/// take room for a block and not for all tokens.
+/// Where sequences and key heads are fewer than 16, parts are divided in shares that are summed apart and
+/// added up in order; how many depends on the sizes alone. All sequences are then gone through in blocks of
+/// edits, from the last, so that shares take room for a block and not for all tokens.
 template <class Scalar, Executor E, class F>
 void sum_parts(const ScanSizes& s, std::span<const Index> offsets, Index parts, DeltaScanTape<Scalar>& tape,
                DeltaScanInputs<Scalar>& gradient, const E& executor, const F& add_part) {
