@@ -25,7 +25,7 @@ enum class HeadMap { blocks, cyclic };
 
 /// Which formulation computes a scan. Both give the same numbers but for rounding, and either may go back
 /// from what the other saved.
-///   automatic  what is faster for the head's size, see delta_scan_forward
+///   automatic  what was measured to be faster for the head's size
 ///   recurrent  one edit after the other, for any inputs
 ///   chunked    matrix products over chunks of edits (compact WY)
 enum class ScanKernel { automatic, recurrent, chunked };
@@ -74,12 +74,11 @@ struct DeltaScanInputs {
 /// delta_scan_forward.
 template <class Scalar>
 struct DeltaScanTape {
-  Matrix<Scalar> error;  ///< r, as value: (edits value_heads m) x N
-  Matrix<Scalar> last;   ///< the final states, m x (S value_heads d)
-  Matrix<Scalar>
-      starts;  ///< the states at the starts of chunks, m x (chunks value_heads d); empty if it can rewind
-  Matrix<bool> kept;  ///< as beta: the state before this edit is kept when a chunk is gone through again
-  Index chunk = 0;    ///< edits from one start to the next; 0: used up, or never written
+  Matrix<Scalar> error;   ///< r, as value: (edits value_heads m) x N
+  Matrix<Scalar> last;    ///< the final states, m x (S value_heads d)
+  Matrix<Scalar> starts;  ///< the states at chunks' starts, m x (chunks value_heads d); empty if it rewinds
+  Matrix<bool> kept;      ///< as beta: the state before this edit is kept when a chunk is gone through again
+  Index chunk = 0;        ///< edits from one start to the next; 0: used up, or never written
   std::vector<DeltaScanInputs<Scalar>> shares;  ///< room for sums that backward divides among threads
 };
 
