@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file  The delta rule over time: its recurrent and its chunked kernel, forward, and forward and backward.
 ///
-/// ns_per_token_head is the time for one token and head. The counters `recurrent` and `chunked` are the times
+/// per_token_head is the time for one token and head. The counters `recurrent` and `chunked` are the times
 /// of either kernel over that of the one that the library chooses. `arithmetic_limit` is the share of the
 /// time that the processor's multiply-adds alone would take, measured on registers in the same run: 6 d m
 /// floating-point operations forward, 14 d m backward. `scaling` is the time on one thread over that on all.
@@ -100,8 +100,8 @@ void scan(benchmark::State& state, Pass pass) {
     bench::paired(
         state, [&] { subject.run(pass, ScanKernel::automatic, executor); }, std::move(baselines));
   });
-  state.counters["ns_per_token_head"] =
-      benchmark::Counter(double(subject.tokens_and_heads()) / 1e9,
+  state.counters["per_token_head"] =
+      benchmark::Counter(double(subject.tokens_and_heads()),
                          benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 
