@@ -19,16 +19,17 @@ namespace ddl {
 
 /// The defaults are those of DeltaNet. Gated DeltaNet adds `decay` and `output_gate`, Gated DeltaProduct also `edits`.
 struct DeltaRuleSettings {
-  Index heads = 1;                          ///< of queries and keys
-  std::optional<Index> value_heads = {};    ///< a multiple of heads; heads by default
-  std::optional<Index> head_dim = {};       ///< of queries and keys; the inputs divided by the heads by default
-  std::optional<Index> value_dim = {};      ///< of a value head; head_dim by default
-  Index edits = 1;                          ///< per token
-  bool negative_eigenvalues = false;        ///< betas in (0, 2) in place of (0, 1)
-  bool decay = false;                       ///< a forget gate for each value head
+  Index heads = 1;                        ///< of queries and keys
+  std::optional<Index> value_heads = {};  ///< a multiple of heads; heads by default
+  std::optional<Index> head_dim = {};     ///< of queries and keys; the inputs divided by the heads by default
+  std::optional<Index> value_dim = {};    ///< of a value head; head_dim by default
+  Index edits = 1;                        ///< per token
+  bool negative_eigenvalues = false;      ///< betas in (0, 2) in place of (0, 1)
+  bool decay = false;                     ///< a forget gate for each value head
   bool output_gate = false;
-  std::optional<Index> convolution = 4;     ///< kernel of the short convolutions; without one, queries, keys and values
-                                            ///< are only activated
+  std::optional<Index> convolution =
+      4;  ///< kernel of the short convolutions; without one, queries, keys and values
+          ///< are only activated
   double norm_eps = 1e-5;
 };
 
@@ -59,13 +60,13 @@ struct DeltaRule {
     Matrix<Scalar> decay;                           ///< w.c + dt_bias, value_heads x N
     DeltaScanInputs<Scalar> inputs, dinputs;
     DeltaScanTape<Scalar> scan;
-    Matrix<Scalar> state, dstate;            ///< of the scan
-    Matrix<Scalar> output, doutput;          ///< o
-    Matrix<Scalar> output_inverse_rms;       ///< value_heads x N
-    Matrix<Scalar> gate, dgate;              ///< W_g c
-    Matrix<Scalar> gated, dgated;            ///< what W_o reads
-    Matrix<Scalar> dprojected, dnorm;        ///< scratch memory of backward
-    std::vector<Index> offsets;              ///< first tokens of the sequences
+    Matrix<Scalar> state, dstate;       ///< of the scan
+    Matrix<Scalar> output, doutput;     ///< o
+    Matrix<Scalar> output_inverse_rms;  ///< value_heads x N
+    Matrix<Scalar> gate, dgate;         ///< W_g c
+    Matrix<Scalar> gated, dgated;       ///< what W_o reads
+    Matrix<Scalar> dprojected, dnorm;   ///< scratch memory of backward
+    std::vector<Index> offsets;         ///< first tokens of the sequences
   };
 
   /// The states X^T of S sequences, value_dim x (S value_heads head_dim), and the windows of the convolutions.
@@ -88,13 +89,12 @@ struct DeltaRule {
 
   static constexpr auto parameters() {
     using D = DeltaRule;
-    return std::tuple(parameter("q_proj", &D::q_proj), parameter("k_proj", &D::k_proj),
-                      parameter("v_proj", &D::v_proj), parameter("q_conv1d", &D::q_conv1d),
-                      parameter("k_conv1d", &D::k_conv1d), parameter("v_conv1d", &D::v_conv1d),
-                      parameter("b_proj", &D::b_proj), parameter("a_proj", &D::a_proj),
-                      vector_parameter("A_log", &D::A_log), vector_parameter("dt_bias", &D::dt_bias),
-                      parameter("g_proj", &D::g_proj), parameter("o_norm", &D::o_norm),
-                      parameter("o_proj", &D::o_proj));
+    return std::tuple(
+        parameter("q_proj", &D::q_proj), parameter("k_proj", &D::k_proj), parameter("v_proj", &D::v_proj),
+        parameter("q_conv1d", &D::q_conv1d), parameter("k_conv1d", &D::k_conv1d),
+        parameter("v_conv1d", &D::v_conv1d), parameter("b_proj", &D::b_proj), parameter("a_proj", &D::a_proj),
+        vector_parameter("A_log", &D::A_log), vector_parameter("dt_bias", &D::dt_bias),
+        parameter("g_proj", &D::g_proj), parameter("o_norm", &D::o_norm), parameter("o_proj", &D::o_proj));
   }
 
   DeltaRule() = default;
@@ -109,7 +109,8 @@ struct DeltaRule {
     check_positive(where, "value_heads", value_heads);
     check_positive(where, "edits", edits);
     if (value_heads % heads != 0)
-      fail(where, "value_heads", std::to_string(value_heads), "a multiple of the " + std::to_string(heads) + " heads");
+      fail(where, "value_heads", std::to_string(value_heads),
+           "a multiple of the " + std::to_string(heads) + " heads");
     if (!settings.head_dim && in % heads != 0)
       fail(where, "heads", std::to_string(heads),
            "a divisor of the " + std::to_string(in) + " inputs, or a head_dim");
@@ -155,7 +156,8 @@ struct DeltaRule {
     k_conv1d.forward(tape.k, tape.inputs.key, tape.k_conv1d, pass);
     v_conv1d.forward(tape.v, tape.inputs.value, tape.v_conv1d, pass);
     normalize(tape, pass);
-    tape.state.setZero(value_dim, pass.sequences("ddl::DeltaRule::forward", c.cols()) * value_heads * head_dim);
+    tape.state.setZero(value_dim,
+                       pass.sequences("ddl::DeltaRule::forward", c.cols()) * value_heads * head_dim);
     delta_scan_forward(scan_settings(), tape.offsets, tape.inputs, tape.state, tape.output, tape.scan,
                        pass.executor);
     project_output(c, y, tape, pass);
@@ -192,8 +194,8 @@ struct DeltaRule {
     }
     unit_backward(tape.inputs.query, tape.q_inverse_norm, d.query, pass);
     unit_backward(tape.inputs.key, tape.k_inverse_norm, d.key, pass);
-    const auto back = [&](const auto& projection, const auto& convolution, const auto& projected, auto& dconvolved,
-                          auto& convolution_tape, auto& dprojection, auto& dconvolution) {
+    const auto back = [&](const auto& projection, const auto& convolution, const auto& projected,
+                          auto& dconvolved, auto& convolution_tape, auto& dprojection, auto& dconvolution) {
       tape.dprojected.setZero(projected.rows(), N);
       convolution.backward(projected, dconvolved, tape.dprojected, convolution_tape, dconvolution, pass);
       projection.backward(c, tape.dprojected, dc, dprojection, pass);
@@ -206,13 +208,15 @@ struct DeltaRule {
   /// The capacity does not matter: the state has a constant size.
   State make_state(Index sequences, Index) const {
     return {Matrix<Scalar>::Zero(value_dim, sequences * value_heads * head_dim),
-            q_conv1d.make_state(sequences, q_proj.outputs()), k_conv1d.make_state(sequences, k_proj.outputs()),
+            q_conv1d.make_state(sequences, q_proj.outputs()),
+            k_conv1d.make_state(sequences, k_proj.outputs()),
             v_conv1d.make_state(sequences, v_proj.outputs())};
   }
   /// The columns of forward for the tokens after those in the state.
   /// @throws std::invalid_argument if a shape does not fit.
   template <int Tokens>
-  void infer(const Input& c, BatchRef<Scalar> y, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
+  void infer(const Input& c, BatchRef<Scalar> y, State& state, Tape<Tokens>& tape,
+             const Pass& pass = {}) const {
     project(c, tape, pass);
     q_conv1d.infer(tape.q, tape.inputs.query, state.q_conv1d, tape.q_conv1d, pass);
     k_conv1d.infer(tape.k, tape.inputs.key, state.k_conv1d, tape.k_conv1d, pass);
@@ -259,7 +263,8 @@ struct DeltaRule {
     inputs.value.resize(v_proj.outputs(), N);
     tape.output.resize(value_heads * value_dim, N);
     tape.offsets.resize(static_cast<std::size_t>(S) + 1);
-    for (std::size_t s = 0; s < tape.offsets.size(); ++s) tape.offsets[s] = static_cast<Index>(s) * pass.length;
+    for (std::size_t s = 0; s < tape.offsets.size(); ++s)
+      tape.offsets[s] = static_cast<Index>(s) * pass.length;
   }
 
   static Scalar softplus(Scalar x) {  // log(1 + e^x) without overflow
@@ -326,25 +331,26 @@ struct DeltaRule {
     const Index N = tape.output.cols();
     tape.doutput.resizeLike(tape.output);
     if (has_output_gate()) tape.dgate.resizeLike(tape.gate);
-    detail::sum_over_tokens(N, value_dim, 1, tape.dnorm, pass.executor, [&](Index begin, Index end, auto& sum) {
-      for (Index n = begin; n < end; ++n)
-        for (Index h = 0; h < value_heads; ++h) {
-          const auto o = column(tape.output, n, h * value_dim, value_dim);
-          const auto w = column(o_norm.weight, 0);
-          auto dnormed = column(tape.dgated, n, h * value_dim, value_dim);  // gradient of w rms(o)
-          const Scalar s = tape.output_inverse_rms(h, n);
-          if (has_output_gate()) {
-            const auto z = column(tape.gate, n, h * value_dim, value_dim);
-            auto dz = column(tape.dgate, n, h * value_dim, value_dim);
-            const auto sigma = ((-z).exp() + Scalar(1)).inverse();
-            dz = dnormed * s * o * w * sigma * (Scalar(1) + z * (Scalar(1) - sigma));
-            dnormed *= z * sigma;
-          }
-          column(sum, 0) += dnormed * s * o;
-          const Scalar along = (dnormed * w * o).mean();
-          column(tape.doutput, n, h * value_dim, value_dim) = s * (dnormed * w - s * s * along * o);
-        }
-    });
+    detail::sum_over_tokens(
+        N, value_dim, 1, tape.dnorm, pass.executor, [&](Index begin, Index end, auto& sum) {
+          for (Index n = begin; n < end; ++n)
+            for (Index h = 0; h < value_heads; ++h) {
+              const auto o = column(tape.output, n, h * value_dim, value_dim);
+              const auto w = column(o_norm.weight, 0);
+              auto dnormed = column(tape.dgated, n, h * value_dim, value_dim);  // gradient of w rms(o)
+              const Scalar s = tape.output_inverse_rms(h, n);
+              if (has_output_gate()) {
+                const auto z = column(tape.gate, n, h * value_dim, value_dim);
+                auto dz = column(tape.dgate, n, h * value_dim, value_dim);
+                const auto sigma = ((-z).exp() + Scalar(1)).inverse();
+                dz = dnormed * s * o * w * sigma * (Scalar(1) + z * (Scalar(1) - sigma));
+                dnormed *= z * sigma;
+              }
+              column(sum, 0) += dnormed * s * o;
+              const Scalar along = (dnormed * w * o).mean();
+              column(tape.doutput, n, h * value_dim, value_dim) = s * (dnormed * w - s * s * along * o);
+            }
+        });
     gradient.o_norm.weight += tape.dnorm.col(0);
   }
 };

@@ -45,8 +45,8 @@ struct ShortConvolution {
   }
 
   /// Adds to dx. dy is overwritten with da.
-  void backward(const Input& x, BatchRef<Scalar> dy, BatchRef<Scalar> dx, Tape& tape, ShortConvolution& gradient,
-                const Pass& pass = {}) const {
+  void backward(const Input& x, BatchRef<Scalar> dy, BatchRef<Scalar> dx, Tape& tape,
+                ShortConvolution& gradient, const Pass& pass = {}) const {
     activate_backward(Activation::silu, tape.before, dy, dy, pass.executor);
     if (weight.size() == 0) {
       dx += dy;
