@@ -9,10 +9,10 @@
 
 namespace {
 
-using ddl::field;
+using ddl::parameter;
 using ddl::Index;
 using ddl::ParameterPath;
-using ddl::vector_field;
+using ddl::vector_parameter;
 
 struct Leaf {
   using Scalar = double;
