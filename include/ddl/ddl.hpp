@@ -24,6 +24,7 @@
 #include "ddl/nn/swiglu.hpp"
 #include "ddl/op/delta_operator.hpp"
 #include "ddl/op/delta_product.hpp"
+#include "ddl/op/delta_scan.hpp"
 #include "ddl/op/direction.hpp"
 #include "ddl/op/rewrite.hpp"
 #include "ddl/op/streaming.hpp"
