@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+/// @file  The delta rule over time: its recurrent and its chunked kernel, forward, and forward and backward.
+///
+/// per_token_head is the time for one token and head. The counters `recurrent` and `chunked` are the times
+/// of either kernel over that of the one that the library chooses. `arithmetic_limit` is the share of the
+/// time that the processor's multiply-adds alone would take, measured on registers in the same run: 6 d m
+/// floating-point operations forward, 14 d m backward. `scaling` is the time on one thread over that on all.
+#include <ddl/op/delta_scan.hpp>
+
+#include "support.hpp"
+
+namespace {
+
+using bench::Index;
+using ddl::ScanKernel;
+
+enum class Pass { infer, forward, forward_backward };
+
+/// `flops` floating-point operations on registers, in twelve sums that do not wait for each other.
+template <class Scalar>
+void multiply_add(double flops) {
+  using Lane = ddl::detail::WideLane<Scalar>;
+  typename Lane::Pack sums[12];
+  Scalar start(1);
+  for (auto& sum : sums) {
+    benchmark::DoNotOptimize(start);  // the compiler must not know that they are equal
+    sum = Lane::broadcast(start);
+  }
+  const auto factor = Lane::broadcast(Scalar(0.5)), term = Lane::broadcast(Scalar(0.25));
+  const Index rounds = Index(flops / double(2 * 12 * Lane::size));
+  for (Index i = 0; i < rounds; ++i)
+    for (auto& sum : sums) sum = Lane::add_product(term, factor, sum);
+  Scalar total(0);
+  for (const auto& sum : sums) total += Lane::sum(sum);
+  benchmark::DoNotOptimize(total);
+}
+
+template <class Scalar>
+class Scan {
+ public:
+  Scan(Index d, Index m, Index T, Index sequences, Index heads, bool decay)
+      : d_(d), m_(m), settings_{.key_heads = heads} {
+    const Index N = sequences * T;
+    for (Index s = 0; s <= sequences; ++s) offsets_.push_back(s * T);
+    inputs_.query = bench::random_matrix<Scalar>(heads * d, N, 1);
+    inputs_.key = bench::random_matrix<Scalar>(heads * d, N, 2);
+    inputs_.key.reshaped(d, heads * N).colwise().normalize();
+    inputs_.value = bench::random_matrix<Scalar>(heads * m, N, 3);
+    inputs_.beta = bench::random_matrix<Scalar>(heads, N, 4).array().tanh() + Scalar(1);
+    if (decay)  // as Gated DeltaNet's at the start: 0.1 on average
+      inputs_.log_decay = Scalar(-0.1) * bench::random_matrix<Scalar>(heads, N, 5).array().square();
+    state_.setZero(m, sequences * heads * d);
+    dstate_ = state_;
+    output_.resize(heads * m, N);
+    doutput_ = bench::random_matrix<Scalar>(heads * m, N, 6);
+  }
+
+  Index tokens_and_heads() const { return inputs_.query.cols() * settings_.key_heads; }
+  double flops(Pass pass) const {
+    return double(pass == Pass::forward_backward ? 20 : 6) * double(d_ * m_) * double(tokens_and_heads());
+  }
+
+  template <ddl::Executor E>
+  void run(Pass pass, ScanKernel kernel, const E& executor) {
+    settings_.kernel = kernel;
+    state_.setZero();
+    if (pass == Pass::infer)
+      return ddl::delta_scan_infer(settings_, offsets_, inputs_, state_, output_, executor);
+    ddl::delta_scan_forward(settings_, offsets_, inputs_, state_, output_, tape_, executor);
+    if (pass == Pass::forward) return;
+    dstate_.setZero();
+    ddl::delta_scan_backward(settings_, offsets_, inputs_, tape_, doutput_, dstate_, gradient_, executor);
+  }
+
+ private:
+  Index d_, m_;
+  ddl::DeltaScanSettings settings_;
+  std::vector<Index> offsets_;
+  ddl::DeltaScanInputs<Scalar> inputs_, gradient_;
+  ddl::Matrix<Scalar> state_, dstate_, output_, doutput_;
+  ddl::DeltaScanTape<Scalar> tape_;
+};
+
+/// Arguments: d = m, tokens of a sequence, sequences, heads, whether there is decay, threads.
+template <class Scalar>
+void scan(benchmark::State& state, Pass pass) {
+  const Index d = state.range(0), T = state.range(1), sequences = state.range(2), heads = state.range(3),
+              threads = state.range(5);
+  Scan<Scalar> subject(d, d, T, sequences, heads, state.range(4) != 0);
+  bench::with_threads(threads, [&](const auto& executor) {
+    std::vector<bench::Contestant> baselines;
+    baselines.emplace_back("arithmetic_limit", [&] {
+      const Index shares = 4 * threads;
+      executor.for_each(shares, [&](Index) { multiply_add<Scalar>(subject.flops(pass) / double(shares)); });
+    });
+    baselines.emplace_back("recurrent", [&] { subject.run(pass, ScanKernel::recurrent, executor); });
+    baselines.emplace_back("chunked", [&] { subject.run(pass, ScanKernel::chunked, executor); });
+    if (threads > 1)
+      baselines.emplace_back("scaling", [&] { subject.run(pass, ScanKernel::automatic, ddl::Serial{}); });
+    bench::paired(
+        state, [&] { subject.run(pass, ScanKernel::automatic, executor); }, std::move(baselines));
+  });
+  state.counters["per_token_head"] =
+      benchmark::Counter(double(subject.tokens_and_heads()),
+                         benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::pair<const char*, Pass> passes[] = {
+      {"infer", Pass::infer}, {"forward", Pass::forward}, {"forward_backward", Pass::forward_backward}};
+  for (const auto& [name, pass] : passes) {
+    auto* single = bench::add(name, [pass = pass](auto& state) { scan<float>(state, pass); });
+    single->ArgNames({"d", "T", "sequences", "heads", "decay", "threads"});
+    for (const Index d : {32, 64, 128, 256})
+      for (const Index decay : {0, 1}) single->Args({d, 512, 1, 2, decay, 1});
+    const Index all = bench::hardware_threads();
+    for (const Index sequences : {1, 8})  // one sequence is divided by heads and value channels alone
+      if (all > 1) single->Args({64, 512, sequences, 4, 0, all});
+    if (pass == Pass::infer)  // one token at a time
+      for (const Index d : {64, 128}) single->Args({d, 1, 1, 16, 0, 1});
+  }
+  return bench::run(argc, argv);
+}
