@@ -21,7 +21,7 @@
 ///
 ///     dL/dg_t = <X_T, H_T> + sum over s >= t of (o_s.do_s - v_s.dv_s),   o_s.do_s = q_s.dq_s
 ///
-/// where T may be any later token: the sum starts anew wherever X and H are both at hand.
+/// where T may be any later token: the sum starts anew at the end of every chunk.
 ///
 /// The value channels are the SIMD lanes: a row of X is contiguous, no sum runs across lanes in the forward
 /// pass. A panel of a few packets of channels is copied to where it is contiguous and stays in the
@@ -242,19 +242,27 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
   if (head.count == 0) return;
   Scalar* X = scan_room<Scalar>(d * P::lanes);
   copy_rows(d, state.data + channel, state.stride, channels, X, P::lanes, P::lanes);
+  // The panel holds Z with X = factor Z: a decay changes the factor alone, until it is worth a sweep.
+  constexpr Scalar least_factor = Scalar(1) / 64;
+  Scalar factor(1);
+  const auto save = [&](const ScanState<Scalar>& to) {
+    copy_rows(d, X, P::lanes, channels, to.data + channel, to.stride, channels);
+    for (Index i = 0; i < d && factor != Scalar(1); ++i)
+      Run<Scalar>(to.data + channel + i * to.stride, channels) *= factor;
+  };
   Numbers u, v, r, p, o;
   read_panel<P>(d, X, P::lanes, head.key(0), u);
   for (Index j = 0; j < head.count; ++j) {
-    if (tape && tape->starts.size() > 0 && j % tape->chunk == 0) {
-      const ScanState<Scalar> start(tape->starts, s, chunk_slot(head, sequence, j, tape->chunk), head.h);
-      copy_rows(d, X, P::lanes, channels, start.data + channel, start.stride, channels);
-    }
-    const bool decays = has_decay && head.begins_token(j), reads = head.ends_token(j);
-    const Scalar a = decays ? std::exp(head.log_decay(j)) : Scalar(1);
+    if (tape && tape->starts.size() > 0 && j % tape->chunk == 0)
+      save(ScanState<Scalar>(tape->starts, s, chunk_slot(head, sequence, j, tape->chunk), head.h));
+    if (has_decay && head.begins_token(j)) factor *= std::exp(head.log_decay(j));
     P::load(head.value(j) + channel, channels, v);
-    r = v - a * u;
+    r = v - factor * u;
     if (tape) P::store(r, channels, head.of_value(tape->error, j) + channel);
-    p = head.beta(j) * r;
+    const bool decays = factor < least_factor, reads = head.ends_token(j);
+    const Scalar a = decays ? factor : Scalar(1);
+    if (decays) factor = Scalar(1);
+    p = (head.beta(j) / factor) * r;
     const Scalar* k = head.key(j);
     const Scalar* next = j + 1 < head.count ? head.key(j + 1) : k;
     const Scalar* q = reads ? head.query(j) : k;
@@ -264,11 +272,11 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
         },
         decays, reads);
     if (reads) {
-      o *= scale;
+      o *= scale * factor;
       P::store(o, channels, output + head.token(j) * output_stride + head.h * s.m + channel);
     }
   }
-  copy_rows(d, X, P::lanes, channels, state.data + channel, state.stride, channels);
+  save(state);
 }
 
 /// The recurrent scan of all heads of all sequences; `tape` may be null.
@@ -276,7 +284,7 @@ template <class Scalar, Executor E>
 void scan_recurrent(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
                     BatchRef<Scalar>& states, BatchRef<Scalar>& output, DeltaScanTape<Scalar>* tape,
                     const E& executor) {
-  with_panel<Scalar>(s.d, s.m, 32 * 1024, [&]<class P>(P) {
+  with_panel<Scalar>(s.d, s.m, 24 * 1024, [&]<class P>(P) {
     const Index panels = pieces_of(s.m, P::lanes);
     executor.for_each(s.sequences * s.value_heads * panels, [&](Index piece) {
       const Index at = piece / panels, sequence = at / s.value_heads, h = at % s.value_heads;
@@ -414,7 +422,6 @@ class ScanPanelBackward {
         },
         decays, reads, kept);
     if (decays) sums_.log_decay(j) += scaling_;
-    if (kept) begin_sums();
   }
 
   const ScanHead<const Inputs>& head_;
