@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file  A model's parameters, or the state of its inference, in a safetensors file, by name.
 ///
-/// A parameter's name is for_each_parameter's, "blocks.3.gate.out.weight"; a NameMap turns it into the name
+/// A parameter's name is for_each_parameter's, "layers.3.gate.out.weight"; a NameMap turns it into the name
 /// in the file. Shapes are PyTorch's: a matrix W is [rows, cols] = [out, in], row-major in the file and
 /// column-major here; a bias or a norm's weight is [size].
 #pragma once
