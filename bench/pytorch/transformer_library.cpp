@@ -38,10 +38,10 @@ float ddl_step(Training* training, const int* tokens, const int* targets, long B
   const ddl::TokenBatch batch{{tokens, N}, T};
   const auto& logits = model.forward(batch, tape, pool);
   dlogits.resizeLike(logits);
-  const float loss = ddl::softmax_cross_entropy(logits, std::span(targets, N), dlogits, pool);
+  const double loss = ddl::softmax_cross_entropy(logits, std::span(targets, N), dlogits, pool);
   ddl::set_zero(gradient);
   model.backward(dlogits, tape, gradient, pool);
-  return loss;
+  return static_cast<float>(loss);
 }
 
 /// Writes the gradient as a checkpoint.

@@ -65,7 +65,8 @@ TEST_CASE("RMSNorm in float is that in double for inputs of any size", "[nn][nor
     RmsNorm<double>::Tape<> tape;
     RmsNorm<float>::Tape<> single_tape;
     const Matrix<float> single_x = x.cast<float>(), single_dy = dy.cast<float>();
-    Matrix<float> single_y(d, N), single_dx(d, N);
+    Matrix<float> single_y(d, N), single_dx = Matrix<float>::Zero(d, N);
+    dx.setZero();
     twice.forward(single_x.cast<double>(), y, tape);
     single.forward(single_x, single_y, single_tape);
     CHECK(error(single_y.cast<double>(), y) <= float_tolerance);
