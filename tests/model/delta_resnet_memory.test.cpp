@@ -2,6 +2,7 @@
 /// @file  What a training step costs in memory, and that threads and memory modes change no gradient.
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -139,7 +140,9 @@ TEST_CASE("a tape for inference holds the same for any number of layers", "[mode
     return test::bytes_in_use - before;
   };
   held(1);  // what threads keep
-  CHECK(held(9) == held(2));
+  const long two = held(2), nine = held(9);
+  CAPTURE(two, nine);
+  CHECK(std::abs(nine - two) <= 256);  // the allocator's rounding; the edits of a layer are 32 KiB
 }
 
 TEST_CASE("one and many threads give the same bits", "[model][threads]") {
