@@ -30,18 +30,19 @@ template <class Net, int Tokens>
 void net_latency(benchmark::State& state, Index width) {
   const Net net(bench::net_settings<Net>(width), 1);
   const ddl::Vector<float> x = bench::random_matrix<float>(net.inputs(), 1, 2);
-  auto cache = net.template make_cache<Tokens>(1, ddl::Memory::inference);
-  latency(state, [&] { net.forward(x, cache); });
+  auto sequence = net.template make_state<Tokens>();
+  latency(state, [&] { net.infer(x, sequence); });
 }
 
 template <class Net, int Tokens>
 void block_latency(benchmark::State& state, Index width) {
-  using Cache = typename Net::template Cache<Tokens>;
   const Net net(bench::net_settings<Net>(width, 1), 1);
-  const typename Cache::State X = bench::random_matrix<float>(width, net.value_channels(), 2);
-  typename Cache::State Y = X;
-  typename Net::Block::template Cache<Tokens> cache;
-  latency(state, [&] { net.blocks.front().forward(X, Y, cache); });
+  const typename Net::template Tape<Tokens>::States X =
+      bench::random_matrix<float>(width, net.value_channels(), 2);
+  typename Net::template Tape<Tokens>::States Y = X;
+  const auto& block = net.layers.front();
+  auto tape = block.template make_tape<Tokens>();
+  latency(state, [&] { block.forward(X, Y, tape); });
 }
 
 template <int Width>

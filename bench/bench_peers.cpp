@@ -5,16 +5,14 @@
 ///
 /// `speedup` is libtorch's time over ours, each by its best burst.
 ///
-///   rewrite      given X, kt, v and beta: Y. On libtorch's side the state is (N, d, m), as in the authors'
-///   models. rewrite_backward    the same, and from dL/dY the gradients of X, kt, v and beta. Ours leaves
-///   dL/dX in the place
-///                of dL/dY and writes the rest into buffers kept between calls; libtorch allocates its
-///                results, as it always does, and its gradients are taken by autograd::grad, which does not
-///                add them to others.
-///   step         forward, cross-entropy, backward and AdamW of the same DeltaResNet, libtorch's gradients
-///   set to none
-///                before, as PyTorch does by default.
-///   inference    forward of one sample, ours with sizes fixed at compile time, libtorch's without gradients.
+///   delta_update            given X, kt, v and beta: Y. On libtorch's side the state is (N, d, m), as in the authors'
+///                           models.
+///   delta_update_backward   the same, and from dL/dY the gradients of X, kt, v and beta. Ours leaves dL/dX in the place
+///                           of dL/dY and writes the rest into buffers kept between calls; libtorch allocates its
+///                           results, and its gradients are taken by autograd::grad, which does not add them to others.
+///   step                    forward, cross-entropy, backward and AdamW of the same DeltaResNet, libtorch's gradients set
+///                           to none before, as PyTorch does by default.
+///   inference               forward of one sample, ours with sizes fixed at compile time, libtorch's without gradients.
 ///
 /// Beside other work set OMP_WAIT_POLICY=passive: libtorch's OpenMP threads else spin for cores that they do
 /// not get, and its times are a hundred times what they should be.
@@ -58,7 +56,7 @@ void compare(const std::string& what, const Tensor& ours, const Tensor& theirs) 
   std::exit(1);
 }
 
-// --- the rewrite
+// --- the delta update
 // --------------------------------------------------------------------------------------------------
 
 Tensor normalised(const Tensor& kt) {
@@ -66,50 +64,50 @@ Tensor normalised(const Tensor& kt) {
 }
 
 /// X: (N, d, m)   kt: (N, d)   v: (N, m)   beta: (N, 1). Reads and writes by batched matrix products.
-Tensor rewrite_by_matmul(const Tensor& X, const Tensor& kt, const Tensor& v, const Tensor& beta) {
+Tensor update_by_matmul(const Tensor& X, const Tensor& kt, const Tensor& v, const Tensor& beta) {
   const Tensor k = normalised(kt);
   const Tensor read = torch::bmm(k.unsqueeze(1), X).squeeze(1);
   return torch::baddbmm(X, k.unsqueeze(2), (beta * (v - read)).unsqueeze(1));
 }
 /// The same by products entry by entry.
-Tensor rewrite_by_broadcast(const Tensor& X, const Tensor& kt, const Tensor& v, const Tensor& beta) {
+Tensor update_by_broadcast(const Tensor& X, const Tensor& kt, const Tensor& v, const Tensor& beta) {
   const Tensor k = normalised(kt).unsqueeze(2);
   const Tensor read = (k * X).sum(1);
   return torch::addcmul(X, k, (beta * (v - read)).unsqueeze(1));
 }
 
 /// Arguments: N, d, m, threads.
-void rewrite(benchmark::State& state, bool with_backward) {
+void delta_update(benchmark::State& state, bool with_backward) {
   const Index N = state.range(0), d = state.range(1), m = state.range(2), threads = state.range(3);
   set_torch_threads(threads);
-  const Matrix X = bench::random_matrix<float>(d, N * m, 1), G = bench::random_matrix<float>(d, N * m, 2),
-               v = bench::random_matrix<float>(m, N, 3);
+  const Matrix X = bench::random_matrix<float>(d, N * m, 1), G = bench::random_matrix<float>(d, N * m, 2);
   Matrix Y(d, N * m), dX = G;
-  ddl::Edit<float> edit;
-  ddl::EditGradient<float> gradient;
-  edit.resize(d, m, N);
+  ddl::EditInputs<float> edit, gradient;
+  ddl::EditTape<float> tape;
   edit.direction = bench::random_matrix<float>(d, N, 4);
   edit.beta = bench::random_matrix<float>(1, N, 5).array().tanh() + 1;
+  edit.value = bench::random_matrix<float>(m, N, 3);
 
-  const std::vector<Tensor> inputs = {states(X, m), batch(edit.direction), batch(v), batch(edit.beta)};
+  const std::vector<Tensor> inputs = {states(X, m), batch(edit.direction), batch(edit.value),
+                                      batch(edit.beta)};
   const Tensor torch_G = states(G, m);
   for (const Tensor& input : inputs) input.requires_grad_(with_backward);
 
-  const auto theirs = [&](const auto& torch_rewrite) {
+  const auto theirs = [&](const auto& torch_update) {
     const torch::AutoGradMode mode(with_backward);
-    std::vector<Tensor> results = {torch_rewrite(inputs[0], inputs[1], inputs[2], inputs[3])};
+    std::vector<Tensor> results = {torch_update(inputs[0], inputs[1], inputs[2], inputs[3])};
     if (with_backward)
-      for (auto& slope : torch::autograd::grad(results, inputs, {torch_G}))
-        results.push_back(std::move(slope));
+      for (auto& each : torch::autograd::grad(results, inputs, {torch_G})) results.push_back(std::move(each));
     return results;
   };
   bench::with_threads(threads, [&](const auto& executor) {
     const auto ours = [&] {
-      ddl::rewrite_forward(ddl::Rewrite::delta, X, edit, v, Y, ddl::default_k_eps, executor);
-      if (with_backward) ddl::rewrite_backward(ddl::Rewrite::delta, X, edit, dX, gradient, executor);
+      ddl::delta_update_forward(ddl::UpdateRule::delta, X, edit, tape, Y, ddl::default_k_eps, executor);
+      if (with_backward)
+        ddl::delta_update_backward(ddl::UpdateRule::delta, X, edit, tape, dX, gradient, executor);
     };
     ours();
-    for (const auto& expected : {theirs(rewrite_by_matmul), theirs(rewrite_by_broadcast)}) {
+    for (const auto& expected : {theirs(update_by_matmul), theirs(update_by_broadcast)}) {
       compare("Y", states(Y, m), expected[0]);
       if (!with_backward) continue;
       compare("dL/dX", states(dX, m), expected[1]);
@@ -118,8 +116,8 @@ void rewrite(benchmark::State& state, bool with_backward) {
       compare("dL/dbeta", batch(gradient.beta), expected[4]);
     }
     std::vector<bench::Contestant> baselines;
-    baselines.emplace_back("by_matmul", [&] { theirs(rewrite_by_matmul); });
-    baselines.emplace_back("by_broadcast", [&] { theirs(rewrite_by_broadcast); });
+    baselines.emplace_back("by_matmul", [&] { theirs(update_by_matmul); });
+    baselines.emplace_back("by_broadcast", [&] { theirs(update_by_broadcast); });
     bench::paired(state, ours, std::move(baselines));
     bench::take_faster(state, "speedup", "by_matmul", "by_broadcast");
   });
@@ -141,7 +139,7 @@ struct TorchBlock : torch::nn::Module {
   Tensor forward(const Tensor& X) {
     const Tensor c = normalised(compressed(X, compressor), norm);
     const Tensor kt = last(torch::gelu(first(c)));
-    return rewrite_by_broadcast(X, kt, value(c), 2 * torch::sigmoid(gate(c)));
+    return update_by_broadcast(X, kt, value(c), 2 * torch::sigmoid(gate(c)));
   }
 
   static Tensor compressed(const Tensor& X, const Tensor& weight) { return (X * weight).sum(-1); }
@@ -164,7 +162,7 @@ struct TorchNet : torch::nn::Module {
         norm(register_parameter("norm_weight", torch::empty({d}))),
         head(register_module("head", torch::nn::Linear(d, net.outputs()))) {
     for (Index l = 0; l < net.depth(); ++l)
-      blocks.push_back(register_module("blocks_" + std::to_string(l), std::make_shared<TorchBlock>(d, m)));
+      layers.push_back(register_module("layers_" + std::to_string(l), std::make_shared<TorchBlock>(d, m)));
     for (auto& parameter : named_parameters()) {
       std::string name = parameter.key();
       std::replace(name.begin(), name.end(), '.', '_');
@@ -176,7 +174,7 @@ struct TorchNet : torch::nn::Module {
 
   Tensor forward(const Tensor& x) {
     Tensor X = embedding(x).view({-1, d, m});
-    for (auto& block : blocks) X = block->forward(X);
+    for (auto& layer : layers) X = layer->forward(X);
     return head(TorchBlock::normalised(TorchBlock::compressed(X, readout), norm));
   }
 
@@ -203,7 +201,7 @@ struct TorchNet : torch::nn::Module {
   Index d, m;
   std::map<std::string, Tensor> by_name;
   torch::nn::Linear embedding;
-  std::vector<std::shared_ptr<TorchBlock>> blocks;
+  std::vector<std::shared_ptr<TorchBlock>> layers;
   Tensor readout, norm;
   torch::nn::Linear head;
 };
@@ -226,7 +224,7 @@ void step(benchmark::State& state) {
   };
   bench::with_threads(threads, [&](const auto& executor) {
     training.differentiate(executor);
-    compare("logits", batch(training.cache.logits), differentiate());
+    compare("logits", batch(training.tape.logits), differentiate());
     net.for_each([](const std::string& name, const Tensor& ours,
                     const Tensor& parameter) { compare("gradient of " + name, ours, parameter.grad()); },
                  training.gradient);
@@ -252,13 +250,13 @@ void inference(benchmark::State& state) {
   TorchNet torch_net(net);
   const ddl::Vector<float> x = bench::random_matrix<float>(net.inputs(), 1, 2);
   const Tensor torch_x = batch(x);
-  auto cache = net.make_cache<1>(1, ddl::Memory::inference);
+  auto sequence = net.make_state();
   const torch::NoGradGuard guard;
 
-  const auto ours = [&] { net.forward(x, cache); };
+  const auto ours = [&] { net.infer(x, sequence); };
   const auto theirs = [&] { return torch_net.forward(torch_x); };
   ours();
-  compare("logits", batch(cache.logits), theirs());
+  compare("logits", batch(sequence.logits), theirs());
   bench::paired(state, ours, {bench::Contestant("speedup", theirs)});
   state.counters["speedup_p50"] = bench::quantile(bench::seconds_of_each(1000, theirs), 0.5) /
                                   bench::quantile(bench::seconds_of_each(1000, ours), 0.5);
@@ -269,11 +267,11 @@ void inference(benchmark::State& state) {
 int main(int argc, char** argv) {
   const auto threads = bench::thread_counts();
   for (const bool with_backward : {false, true}) {
-    auto* rewrites = bench::add(with_backward ? "rewrite_backward" : "rewrite",
-                                [=](auto& state) { rewrite(state, with_backward); });
-    rewrites->ArgNames({"N", "d", "m", "threads"});
-    for (const auto& shape : bench::rewrite_shapes())
-      for (const Index t : threads) rewrites->Args({shape[0], shape[1], shape[2], t});
+    auto* updates = bench::add(with_backward ? "delta_update_backward" : "delta_update",
+                               [=](auto& state) { delta_update(state, with_backward); });
+    updates->ArgNames({"N", "d", "m", "threads"});
+    for (const auto& shape : bench::delta_update_shapes())
+      for (const Index t : threads) updates->Args({shape[0], shape[1], shape[2], t});
   }
   auto* steps = bench::add("step", step)->ArgNames({"width", "batch", "threads"});
   auto* inferences = bench::add("inference/d:64/m:4", inference)->ArgName("threads");

@@ -6,7 +6,7 @@
 /// products
 ///          are taken by the faster of ddl::product and Eigen's own noalias() product. `scaling` is the time
 ///          on one thread over that on all.
-/// memory   the four ways to keep what backward needs: bytes of cache per token and layer, as measured on the
+/// memory   the four ways to keep what backward needs: bytes of tape per token and layer, as measured on the
 /// heap;
 ///          `residual_stream`, the share of them that states and edits take where nothing else is kept,
 ///          against stored states; `relative_speed`, the time with everything stored over this one's.
@@ -121,18 +121,18 @@ double heap_bytes() {
 #endif
 }
 
-/// What a cache of `depth` blocks takes after a step.
-double cache_bytes(Index width, Index batch, ddl::Memory memory, Index depth) {
+/// What a tape of `depth` layers takes after a step.
+double tape_bytes(Index width, Index batch, ddl::Memory memory, Index depth) {
   bench::Training training(width, batch, memory, depth);
-  training.cache = {};
+  training.tape = {};
   const double before = heap_bytes();
-  training.cache = training.net.make_cache(batch, memory);
+  training.tape = training.net.make_tape(memory);
   training.differentiate();
   return heap_bytes() - before;
 }
 
 double bytes_per_token_and_layer(Index width, Index batch, ddl::Memory memory) {
-  return (cache_bytes(width, batch, memory, 8) - cache_bytes(width, batch, memory, 4)) / double(4 * batch);
+  return (tape_bytes(width, batch, memory, 8) - tape_bytes(width, batch, memory, 4)) / double(4 * batch);
 }
 
 /// Arguments: width, batch; on all threads.
@@ -148,7 +148,7 @@ void memory(benchmark::State& state, ddl::Memory mode) {
   state.counters["bytes"] = bytes_per_token_and_layer(width, batch, mode);
   state.counters["residual_stream"] =
       bytes_per_token_and_layer(width, batch,
-                                ddl::stores_states(mode) ? Memory::recompute : Memory::rewind_recompute) /
+                                ddl::stores_states(mode) ? Memory::recompute : Memory::reversible_recompute) /
       bytes_per_token_and_layer(width, batch, Memory::recompute);
 }
 
@@ -161,8 +161,8 @@ int main(int argc, char** argv) {
     steps->Args({256, 1024, threads})->Args({32, 64, threads});
   for (const auto& [name, mode] : {std::pair{"training", Memory::training},
                                    {"recompute", Memory::recompute},
-                                   {"rewind", Memory::rewind},
-                                   {"rewind_recompute", Memory::rewind_recompute}})
+                                   {"reversible", Memory::reversible},
+                                   {"reversible_recompute", Memory::reversible_recompute}})
     bench::add(std::string("memory/") + name, [mode = mode](auto& state) { memory(state, mode); })
         ->ArgNames({"width", "batch"})
         ->Args({256, 1024})

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-/// @file  The DDL Transformer: a training step and decoding, 4 layers, d = 256, 4 heads of 64, vocabulary 256; 4 sequences
+/// @file  The DDL Transformer: a training step and inference, 4 layers, d = 256, 4 heads of 64, vocabulary 256; 4 sequences
 /// of 256 tokens.
 ///
 /// step     forward, cross-entropy, backward. `share_of_gemms` is the time of its matrix products alone, those of the
 ///          attention's blocks included, over that of the step; `additive` the time of the additive baseline's step over
 ///          this one's; `scaling` the time on one thread over that on all.
-/// decode   one token after 128 others, one sequence, on one thread; `tokens_per_second`.
+/// infer    one token after 128 others, one sequence, on one thread; `tokens_per_second`.
 #include <ddl/model/delta_transformer.hpp>
 #include <ddl/train/loss.hpp>
 
@@ -23,17 +23,17 @@ Model::Settings settings_of(const std::string& name) {
   Model::Settings settings;
   for (const auto variant : ddl::all_variants)
     if (name == name_of(variant)) settings = ddl::settings_of(variant);
-  if (name == "additive") settings.rewrite = ddl::Rewrite::additive;
+  if (name == "additive") settings.update = ddl::UpdateRule::additive;
   settings.layers = 4;
   settings.width = 256;
-  settings.attention.heads = 4;
+  settings.mixer.heads = 4;
   settings.context = length;
   return settings;
 }
 
 struct Training {
   explicit Training(const std::string& name)
-      : model(settings_of(name), 1), gradient(zeros_like(model)), cache(model.make_cache(tokens)) {
+      : model(settings_of(name), 1), gradient(zeros_like(model)), tape(model.make_tape()) {
     ddl::Random random(2);
     for (Index n = 0; n < tokens; ++n) {
       text.push_back(static_cast<int>(random.below(256)));
@@ -43,16 +43,16 @@ struct Training {
 
   template <ddl::Executor E>
   void step(const E& executor) {
-    const auto& logits = model.forward({text, length}, cache, executor);
-    slope.resizeLike(logits);
-    ddl::softmax_cross_entropy(logits, targets, slope, executor);
+    const auto& logits = model.forward({text, length}, tape, executor);
+    dlogits.resizeLike(logits);
+    ddl::softmax_cross_entropy(logits, targets, dlogits, executor);
     ddl::set_zero(gradient);
-    model.backward({text, length}, slope, cache, gradient, executor);
+    model.backward(dlogits, tape, gradient, executor);
   }
 
   Model model, gradient;
-  Model::Cache cache;
-  Matrix slope;
+  Model::Tape tape;
+  Matrix dlogits;
   std::vector<int> text, targets;
 };
 
@@ -76,7 +76,7 @@ class Products {
     dweights_ = weights_;
     dx_ = x_;
     constexpr Index blocks = length / 64;
-    pairs_ = model.settings.layers * model.settings.attention.heads * sequences * blocks * (blocks + 1) / 2;
+    pairs_ = model.settings.layers * model.settings.mixer.heads * sequences * blocks * (blocks + 1) / 2;
   }
 
   template <ddl::Executor E>
@@ -112,13 +112,14 @@ void step(benchmark::State& state, const std::string& name) {
   });
 }
 
-void decode(benchmark::State& state, const std::string& name) {
+void infer(benchmark::State& state, const std::string& name) {
   const Model model(settings_of(name), 1);
-  auto decoder = model.make_decoder();
+  auto sequence = model.make_state();
   std::vector<double> seconds;
   for (auto _ : state) {
-    for (int i = 0; i < 128; ++i) model.decode(i, decoder);
-    seconds = bench::seconds_of_each(100, [&] { model.decode(7, decoder); });
+    sequence.reset();
+    for (int i = 0; i < 128; ++i) model.infer(i, sequence);
+    seconds = bench::seconds_of_each(100, [&] { model.infer(7, sequence); });
     state.SetIterationTime(bench::quantile(seconds, 0.5));
   }
   state.counters["tokens_per_second"] = 1 / bench::quantile(seconds, 0.5);
@@ -131,7 +132,7 @@ int main(int argc, char** argv) {
   for (const std::string name : {"additive", "vdim1", "tc", "cc", "cc_ec"}) {
     auto* steps = bench::add("step/" + name, [=](auto& state) { step(state, name); })->ArgName("threads");
     for (const Index threads : bench::thread_counts()) steps->Arg(threads);
-    bench::add("decode/" + name, [=](auto& state) { decode(state, name); });
+    bench::add("infer/" + name, [=](auto& state) { infer(state, name); });
   }
   return bench::run(argc, argv);
 }

@@ -128,7 +128,7 @@ ddl::Matrix<Scalar> random_matrix(Index rows, Index cols, std::uint64_t seed) {
 }
 
 /// N, d, m: larger than a cache, and the last two within.
-inline std::vector<std::vector<Index>> rewrite_shapes() {
+inline std::vector<std::vector<Index>> delta_update_shapes() {
   return {{4096, 768, 4}, {4096, 768, 1}, {4096, 256, 4}, {64, 64, 16}, {256, 64, 1}};
 }
 

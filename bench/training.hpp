@@ -25,7 +25,7 @@ struct Training {
         optimizer(net, {.learning_rate = 0}),
         x(random_matrix<float>(net.inputs(), batch, 2)),
         dlogits(net.outputs(), batch),
-        cache(net.make_cache(batch, memory)) {
+        tape(net.make_tape(memory)) {
     ddl::Random random(3);
     for (Index n = 0; n < batch; ++n) labels.push_back(static_cast<int>(random.below(net.outputs())));
   }
@@ -33,10 +33,10 @@ struct Training {
   /// Forward, loss, backward.
   template <ddl::Executor E = ddl::Serial>
   void differentiate(const E& executor = {}) {
-    const auto& logits = net.forward(x, cache, executor);
+    const auto& logits = net.forward(x, tape, executor);
     ddl::softmax_cross_entropy(logits, labels, dlogits, executor);
     ddl::set_zero(gradient);
-    net.backward(x, dlogits, cache, gradient, executor);
+    net.backward(dlogits, tape, gradient, executor);
   }
 
   /// Forward, loss, backward, clipping, AdamW.
@@ -51,7 +51,7 @@ struct Training {
   ddl::AdamW<Net> optimizer;
   ddl::Matrix<float> x, dlogits;
   std::vector<int> labels;
-  Net::Cache<> cache;
+  Net::Tape<> tape;
 };
 
 }  // namespace bench

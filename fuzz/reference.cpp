@@ -36,14 +36,14 @@ struct File {
   std::map<std::string, Stored> tensors;
 
   File() {
-    DeltaTransformerSettings settings = settings_of(Variant::tc_ec);
+    DeltaTransformerSettings<> settings = settings_of(Variant::tc_ec);
     settings.vocabulary = 5;
     settings.context = 16;
     settings.layers = 1;
     settings.width = 3;
     settings.value_channels = 2;
-    settings.attention.heads = 1;
-    settings.attention.head_dim = 2;
+    settings.mixer.heads = 1;
+    settings.mixer.head_dim = 2;
     const DeltaTransformer<double> model(settings, 3);
     metadata = transformer_metadata(settings);
     const auto zeros = [&](const std::string& name, const std::string& dtype, TensorShape shape) {

@@ -22,7 +22,7 @@ import torch
 from support import arguments, best, build_library
 from transformer import Settings, Transformer, error, largest, loss_of, read_safetensors
 
-MODES = ["training", "rewind", "rewind_recompute"]
+MODES = ["training", "reversible", "reversible_recompute"]
 VARIANTS = ["vdim1", "tc", "tc_ec", "cc", "cc_ec"]
 CONFIG = dict(vocab_size=256, num_hidden_layers=4, num_attention_heads=4, head_dim=64, hidden_size=256, block_size=256)
 BATCH, LENGTH = 4, 256

@@ -119,7 +119,7 @@ class ChannelCompressor(nn.Module):
         return (X * mix).sum(-1)
 
 
-class Rewrite(nn.Module):
+class DeltaUpdate(nn.Module):
     """X + beta k (v - X^T k)^T with the sublayer's output as direction."""
 
     def __init__(self, s):
@@ -155,14 +155,14 @@ class Layer(nn.Module):
     def __init__(self, s):
         super().__init__()
         self.compress = compressor(s)
-        self.ln_1, self.attn, self.ddl_attn = RMSNorm(s.hidden_size), Attention(s), Rewrite(s)
-        self.ln_2, self.mlp, self.ddl_mlp = RMSNorm(s.hidden_size), SwiGLU(s), Rewrite(s)
+        self.ln_1, self.attn, self.ddl_attn = RMSNorm(s.hidden_size), Attention(s), DeltaUpdate(s)
+        self.ln_2, self.mlp, self.ddl_mlp = RMSNorm(s.hidden_size), SwiGLU(s), DeltaUpdate(s)
 
     def forward(self, X):
-        for norm, sublayer, rewrite in ((self.ln_1, self.attn, self.ddl_attn), (self.ln_2, self.mlp, self.ddl_mlp)):
+        for norm, sublayer, update in ((self.ln_1, self.attn, self.ddl_attn), (self.ln_2, self.mlp, self.ddl_mlp)):
             x_in = self.compress(X)
             c = norm(x_in)
-            X = rewrite(X, x_in, c, sublayer(c))
+            X = update(X, x_in, c, sublayer(c))
         return X
 
 

@@ -2,6 +2,7 @@
 #include "ddl/io/weights.hpp"
 
 #include "ddl/model/delta_resnet.hpp"
+#include "ddl/model/delta_transformer.hpp"
 #include "ddl/nn/linear.hpp"
 #include "ddl/nn/norm.hpp"
 #include "support/catch.hpp"
@@ -39,6 +40,18 @@ DeltaResNet<double> some_net(std::uint64_t seed, Index inputs = 7) {
   return DeltaResNet<double>({.inputs = inputs, .outputs = 5, .width = 6, .value_channels = 3, .depth = 2},
                              seed);
 }
+
+DeltaTransformer<float> some_transformer(Index layers = 2) {
+  auto settings = settings_of(Variant::tc_ec);
+  settings.vocabulary = 5;
+  settings.context = 9;
+  settings.layers = layers;
+  settings.width = 4;
+  settings.mixer.heads = 2;
+  return DeltaTransformer<float>(settings, 3);
+}
+
+const std::vector<int> two_texts = {1, 4, 2, 0, 3, 3};
 
 }  // namespace
 
@@ -203,4 +216,71 @@ TEST_CASE("weights of the reference models are taken by name", "[io][weights][go
   CHECK(first.weight(41, 2) == static_cast<float>(elements(41 * 16 + 2)));
   CHECK(load_parameters(taps, file, under(conv), Strict::no).missing.empty());
   CHECK(taps.weight(5, 3) == static_cast<float>(file.read<double>(conv + "weight")(5 * 4 + 3)));
+}
+
+TEST_CASE("a state that is saved and loaded goes on as the first one does", "[io][weights][state]") {
+  const TemporaryFolder folder;
+  const auto model = some_transformer();
+  auto state = model.make_state(2);
+  model.infer(two_texts, state);
+  save_state(state, folder / "state");
+  const std::vector<int> next = {2, 4};
+  const Matrix<float> expected = model.infer(next, state);
+
+  auto other = model.make_state(2);
+  model.infer(std::vector<int>{0, 0}, other);
+  load_state(other, SafetensorsFile(folder / "state", Strict::yes));
+  CHECK(other.position == 3);
+  CHECK(model.infer(next, other) == expected);
+  CHECK(parameters_of(other) == parameters_of(state));
+
+  // A net whose parts remember nothing has a state of a position alone.
+  const auto net = some_net(1);
+  auto samples = net.make_state();
+  net.infer(Vector<double>::Ones(7), samples);
+  save_state(samples, folder / "samples");
+  auto again = net.make_state();
+  load_state(again, SafetensorsFile(folder / "samples"));
+  CHECK(again.position == 1);
+}
+
+TEST_CASE("a state that does not fit is refused, and the state stays as it was",
+          "[io][weights][state][errors]") {
+  const TemporaryFolder folder;
+  const auto model = some_transformer();
+  auto state = model.make_state(2);
+  model.infer(two_texts, state);
+  save_state(state, folder / "state");
+  const auto refused = [&](const auto& of, Index sequences, Index capacity) {
+    auto into = of.make_state(sequences, capacity);
+    of.infer(std::vector<int>(static_cast<std::size_t>(sequences), 1), into);
+    const auto before = parameters_of(into);
+    const std::string error = error_of([&] { load_state(into, SafetensorsFile(folder / "state")); });
+    CHECK(into.position == 1);
+    CHECK(parameters_of(into) == before);
+    return error;
+  };
+  CHECK_THAT(refused(some_transformer(1), 2, 9), ContainsSubstring(R"(unexpected: tensor "layers.1.)"));
+  CHECK_THAT(refused(some_transformer(3), 2, 9), ContainsSubstring(R"(missing: tensor "layers.2.)"));
+  CHECK_THAT(refused(model, 1, 9),
+             ContainsSubstring(R"(the metadata's sequences is "2", expected an integer of 1 to 1)"));
+  CHECK_THAT(refused(model, 2, 8),
+             ContainsSubstring(R"(the metadata's capacity is "9", expected an integer of 8 to 8)"));
+
+  const auto with = [&](const char* key, const char* value) {
+    const SafetensorsFile file(folder / "state");
+    auto metadata = file.metadata();
+    metadata[key] = value;
+    save_parameters(state, folder / "changed", metadata);
+    return error_of([&] { load_state(state, SafetensorsFile(folder / "changed")); });
+  };
+  CHECK_THAT(with("position", "10"),
+             ContainsSubstring(R"(the metadata's position is "10", expected an integer of 0 to 9)"));
+  CHECK_THAT(with("position", "-1"), ContainsSubstring("position"));
+  CHECK_THAT(with("position", "x"), ContainsSubstring("position"));
+  CHECK_THAT(with("format", "x"), ContainsSubstring("holds no state"));
+  save_parameters(model, folder / "model");
+  CHECK_THAT(error_of([&] { load_state(state, SafetensorsFile(folder / "model")); }),
+             ContainsSubstring("holds no state"));
+  CHECK(state.position == 3);
 }

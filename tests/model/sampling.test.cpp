@@ -91,7 +91,8 @@ TEST_CASE("the sampler refuses what is out of range", "[model][sampling][errors]
                     "ddl::Sampler: temperature is -1, expected a number of at least 0");
   CHECK_THROWS_WITH(Sampler({.top_p = 0}),
                     "ddl::Sampler: top_p is 0, expected a number above 0 and at most 1");
-  CHECK_THROWS_WITH(Sampler({.top_k = -1}), "ddl::Sampler: top_k is -1, expected at least 1, or 0 for all");
+  CHECK_THROWS_WITH(Sampler({.top_k = 0}), "ddl::Sampler: top_k is 0, expected at least 1");
+  CHECK_THROWS_WITH(Sampler({.top_k = -1}), "ddl::Sampler: top_k is -1, expected at least 1");
   Sampler sampler;
   Random random;
   Vector<double> wrong = logits();

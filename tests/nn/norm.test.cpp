@@ -62,15 +62,16 @@ TEST_CASE("RMSNorm in float is that in double for inputs of any size", "[nn][nor
     const RmsNorm<float> single(d, eps);
     RmsNorm<double> gradient = zeros_like(twice);
     RmsNorm<float> single_gradient = zeros_like(single);
-    RmsNorm<double>::Cache<> cache;
-    RmsNorm<float>::Cache<> single_cache;
+    RmsNorm<double>::Tape<> tape;
+    RmsNorm<float>::Tape<> single_tape;
     const Matrix<float> single_x = x.cast<float>(), single_dy = dy.cast<float>();
-    Matrix<float> single_y(d, N), single_dx(d, N);
-    twice.forward(single_x.cast<double>(), y, cache);
-    single.forward(single_x, single_y, single_cache);
+    Matrix<float> single_y(d, N), single_dx = Matrix<float>::Zero(d, N);
+    dx.setZero();
+    twice.forward(single_x.cast<double>(), y, tape);
+    single.forward(single_x, single_y, single_tape);
     CHECK(error(single_y.cast<double>(), y) <= float_tolerance);
-    twice.backward(single_x.cast<double>(), cache, single_dy.cast<double>(), dx, gradient);
-    single.backward(single_x, single_cache, single_dy, single_dx, single_gradient);
+    twice.backward(single_x.cast<double>(), y, single_dy.cast<double>(), dx, tape, gradient);
+    single.backward(single_x, single_y, single_dy, single_dx, single_tape, single_gradient);
     CHECK(error(single_gradient.weight.cast<double>(), gradient.weight) <= float_tolerance);
     for (Index n = 0; n < N; ++n) {
       CAPTURE(eps, sizes[static_cast<std::size_t>(n)]);

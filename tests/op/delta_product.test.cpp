@@ -274,17 +274,17 @@ TEST_CASE("a product's backward pass is the gradient of its forward pass", "[op]
   constexpr Index d = 6, n = 5, m = 3;
   Random random(11);
   for (const double beta : {0.0, 1e-6, 1.0, 2.0, -1.0})
-    for (const double slope : {0.0, 0.7}) {  // of the log-determinant
+    for (const double dlog : {0.0, 0.7}) {  // of the log-determinant
       Inputs inputs{random_matrix<Matrix<double>>(random, d, m), random_matrix<Matrix<double>>(random, d, n),
                     random_matrix<Matrix<double>>(random, n, m), Matrix<double>::Constant(1, n, beta)};
       inputs.K.colwise().normalize();
-      if (slope > 0) inputs.K *= 0.9;  // no projections
+      if (dlog > 0) inputs.K *= 0.9;  // no projections
       if (beta < 0) inputs.beta << 0, 1, 2, 1e-6, 1.5;
       const auto G = random_matrix<Matrix<double>>(random, d, m);
       const auto loss = [&] {
         const auto product = inputs.product();
         const Matrix<double> Y = product * inputs.X;
-        return G.cwiseProduct(Y).sum() + (slope > 0 ? slope * product.log_abs_determinant() : 0.0);
+        return G.cwiseProduct(Y).sum() + (dlog > 0 ? dlog * product.log_abs_determinant() : 0.0);
       };
       const auto product = inputs.product();
       DeltaProduct<double>::Tape tape;
@@ -292,10 +292,10 @@ TEST_CASE("a product's backward pass is the gradient of its forward pass", "[op]
       Matrix<double> Y(d, m), dX = G;
       product.apply(inputs.X, Y, tape);
       product.backward(inputs.X, tape, dX, gradient);
-      if (slope > 0) product.log_abs_determinant_backward(slope, gradient);
+      if (dlog > 0) product.log_abs_determinant_backward(dlog, gradient);
       Inputs given{dX, gradient.directions, gradient.writes, gradient.betas.transpose()};
       const auto report = ddl::check_gradients(inputs, given, loss, {.step = 1e-4, .allow_zero = beta == 0});
-      CAPTURE(beta, slope);
+      CAPTURE(beta, dlog);
       INFO(report.message());
       CHECK(report.passes(gradient_tolerance));
       Matrix<double> again = G;

@@ -270,7 +270,7 @@ TEMPLATE_TEST_CASE("the inverse takes 200 layers back", "[op][delta_update]", fl
     for (auto edit = edits.rbegin(); edit != edits.rend(); ++edit)
       ddl::delta_update_inverse(rule, edit->first, edit->second, state);
     CAPTURE(name_of(rule));
-    CHECK(relative_error(state, first.X) <= rewind_tolerance<TestType>);
+    CHECK(relative_error(state, first.X) <= reversible_tolerance<TestType>);
   }
 }
 

@@ -55,7 +55,7 @@ constexpr double slope_tolerance = 4 * identity_tolerance<Scalar>;
 
 /// A state after 200 layers and back, against what it was.
 template <class Scalar>
-inline constexpr double rewind_tolerance = std::is_same_v<Scalar, float> ? 1e-5 : 1e-12;
+inline constexpr double reversible_tolerance = std::is_same_v<Scalar, float> ? 1e-5 : 1e-12;
 
 /// 64 operators and back: the condition of their product is not 1 (0.7^-13 for the gates that the tests mix).
 inline constexpr double undo_tolerance = 1e-9;

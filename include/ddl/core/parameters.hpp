@@ -10,7 +10,7 @@
 ///
 /// and for_each_parameter walks any number of such values side by side. Members may be Eigen matrices, other
 /// parts, std::vector, std::optional or std::variant of parts, to any depth; a name is dotted:
-/// "blocks.3.gate.out.weight".
+/// "layers.3.gate.out.weight".
 #pragma once
 
 #include <array>
@@ -141,7 +141,7 @@ void walk(const ParameterPath& path, const Counterparts<T>& models, void* contex
 }  // namespace detail
 
 /// @throws std::invalid_argument naming the first parameter of `given` whose shape differs from that in `model`, or
-/// the first part that only one of them has, as "where: what's blocks.0.norm.weight is 8 x 1, expected 16 x 1".
+/// the first part that only one of them has, as "where: what's layers.0.norm.weight is 8 x 1, expected 16 x 1".
 template <class T>
 void check_same_shapes(const char* where, const char* what, const T& model, const T& given,
                        const ParameterPath& path = {}) {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
-/// @file  A model's parameters in a safetensors file, by name.
+/// @file  A model's parameters, or the state of its inference, in a safetensors file, by name.
 ///
-/// A parameter's name is for_each_parameter's, "blocks.3.gate.out.weight"; a NameMap turns it into the name
+/// A parameter's name is for_each_parameter's, "layers.3.gate.out.weight"; a NameMap turns it into the name
 /// in the file. Shapes are PyTorch's: a matrix W is [rows, cols] = [out, in], row-major in the file and
 /// column-major here; a bias or a norm's weight is [size].
 #pragma once
 
 #include <functional>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "ddl/core/parameters.hpp"
+#include "ddl/io/json.hpp"
 #include "ddl/io/safetensors.hpp"
 
 namespace ddl {
@@ -117,6 +119,45 @@ void save_parameters(const Model& model, const std::string& path, const Metadata
       },
       model);
   writer.save(path);
+}
+
+/// Writes the state of a model's inference (State, from make_state) to a safetensors file, whole or not at all: what the
+/// layers remember, and in the metadata the number of sequences, the capacity and the position. @throws FileError
+template <class State>
+void save_state(const State& state, const std::string& path) {
+  save_parameters(state, path,
+                  {{"format", "ddl state"},
+                   {"sequences", std::to_string(state.sequences)},
+                   {"capacity", std::to_string(state.capacity)},
+                   {"position", std::to_string(state.position)}});
+}
+
+/// Reads a state that save_state wrote into one of the same model, number of sequences and capacity. infer then goes on
+/// where the saved state was. The file does not hold the model's parameters.
+/// @throws FileError if the file is no state or does not fit this one; the state stays as it was.
+template <class State>
+void load_state(State& state, const SafetensorsFile& file) {
+  const auto number = [&](const char* key, Index least, Index most) {
+    const auto found = file.metadata().find(key);
+    const std::string text = found == file.metadata().end() ? "null" : found->second;
+    try {
+      return detail::json_integer("the metadata", key, detail::parse_json(text), least, most);
+    } catch (const std::invalid_argument&) {
+      throw FileError(file.file(),
+                      "the metadata's " + std::string(key) + " is " +
+                          (found == file.metadata().end() ? "missing" : detail::in_quotes(text)) +
+                          ", expected an integer of " + std::to_string(least) + " to " +
+                          std::to_string(most));
+    }
+  };
+  const auto format = file.metadata().find("format");
+  if (format == file.metadata().end() || format->second != "ddl state")
+    throw FileError(file.file(), "holds no state, expected the metadata's format to be \"ddl state\"");
+  number("sequences", state.sequences, state.sequences);
+  number("capacity", state.capacity, state.capacity);
+  const Index position = number("position", 0, state.capacity);
+  load_parameters(state, file);
+  state.position = position;
 }
 
 }  // namespace ddl

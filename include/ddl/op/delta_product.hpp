@@ -229,16 +229,16 @@ class DeltaProduct {
       sum += detail::log_abs_one_minus(Real(betas_[i] * directions_.col(i).squaredNorm()));
     return sum;
   }
-  /// Adds to `gradient`, which backward has assigned, that of slope * log_abs_determinant():
+  /// Adds to `gradient`, which backward has assigned, that of dlog * log_abs_determinant():
   /// dbeta_i = -|k_i|^2 / (1 - beta_i |k_i|^2), dk_i = -2 beta_i k_i / (1 - beta_i |k_i|^2).
   /// @throws std::invalid_argument if the gradient is not of this product's shape.
-  void log_abs_determinant_backward(Real slope, Gradient& gradient) const {
+  void log_abs_determinant_backward(Real dlog, Gradient& gradient) const {
     static_assert(!Eigen::NumTraits<Scalar>::IsComplex, "ddl::DeltaProduct: gradients are of real scalars");
     constexpr const char* where = "ddl::DeltaProduct::log_abs_determinant_backward";
     check_shape(where, "the gradient of the directions", gradient.directions, rows(), size_);
     check_shape(where, "the gradient of the gates", gradient.betas, size_, 1);
     for (Index i = 0; i < size_; ++i) {
-      const Real k2 = directions_.col(i).squaredNorm(), scale = -slope / (Real(1) - betas_[i] * k2);
+      const Real k2 = directions_.col(i).squaredNorm(), scale = -dlog / (Real(1) - betas_[i] * k2);
       gradient.betas[i] += scale * k2;
       gradient.directions.col(i) += 2 * scale * betas_[i] * directions_.col(i);
     }

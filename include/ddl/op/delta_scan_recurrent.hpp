@@ -137,7 +137,7 @@ typename P::Scalar retreat(Index d, typename P::Scalar* XH, typename P::Scalar a
                            typename P::Numbers& y) {
   using Lane = typename P::Lane;
   using Scalar = typename P::Scalar;
-  const Registers<P> minus_p(typename P::Numbers(-p)), minus_w(typename P::Numbers(-w)), slope(e);
+  const Registers<P> minus_p(typename P::Numbers(-p)), minus_w(typename P::Numbers(-w)), es(e);
   const auto zero = Lane::broadcast(Scalar(0)), one = Lane::broadcast(Scalar(1));
   const auto decay = Lane::broadcast(a), grow = Lane::broadcast(Scalar(1) / a);
   Registers<P> read;
@@ -158,8 +158,8 @@ typename P::Scalar retreat(Index d, typename P::Scalar* XH, typename P::Scalar a
         decayed = Lane::add_product(after, ki, minus_p.at[c]);
       }
       if constexpr (Read) {
-        sum_q = Lane::add_product(sum_q, after, slope.at[c]);
-        gradient = Lane::add_product(gradient, qi, slope.at[c]);
+        sum_q = Lane::add_product(sum_q, after, es.at[c]);
+        gradient = Lane::add_product(gradient, qi, es.at[c]);
       }
       sum_h = Lane::add_product(sum_h, gradient, minus_p.at[c]);
       sum_x = Lane::add_product(sum_x, decayed, minus_w.at[c]);

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Times the rewrite Y = X + beta k (v - X^T k)^T, forward + backward, in PyTorch and in ddl, in one process.
+"""Times the delta update Y = X + beta k (v - X^T k)^T, forward + backward, in PyTorch and in ddl, in one process.
 
-    python3 bench/pytorch/compare_rewrite.py [--threads 16] [--eigen /usr/include/eigen3]
+    python3 bench/pytorch/compare_delta_update.py [--threads 16] [--eigen /usr/include/eigen3]
 
 torch.compile fixes the number of threads when it compiles, so a process measures one number of threads.
 Outputs and gradients are compared before anything is timed. PyTorch runs eager and through torch.compile. Each figure
-is the best of several bursts, ours and theirs in turn. "copy" is torch's copy_ of as many bytes as the rewrite must
+is the best of several bursts, ours and theirs in turn. "copy" is torch's copy_ of as many bytes as the update must
 move at the least: forward reads X, kt and writes Y, backward reads X, dY, kt and writes dX, dkt.
 """
 import ctypes
@@ -22,7 +22,7 @@ SHAPES = [(4096, 768, 4), (4096, 768, 1), (4096, 256, 4), (64, 64, 16), (256, 64
 K_EPS = 1e-5
 
 
-def rewrite(X, kt, v, beta):
+def delta_update(X, kt, v, beta):
     k = kt * torch.rsqrt((kt * kt).sum(-1, keepdim=True) + K_EPS**2)
     r = v - torch.einsum("ndm,nd->nm", X, k)
     return X + (beta[:, None] * k)[:, :, None] * r[:, None, :]
@@ -31,10 +31,10 @@ def rewrite(X, kt, v, beta):
 def declare(lib):
     lib.ddl_make.restype = ctypes.c_void_p
     lib.ddl_make.argtypes = [ctypes.c_long] * 4
-    for name in ["direction", "beta", "direction_gradient", "value_gradient", "beta_gradient"]:
+    for name in ["direction", "beta", "value", "direction_gradient", "value_gradient", "beta_gradient"]:
         getattr(lib, "ddl_" + name).restype = ctypes.c_void_p
         getattr(lib, "ddl_" + name).argtypes = [ctypes.c_void_p]
-    lib.ddl_forward.argtypes = [ctypes.c_void_p] * 4
+    lib.ddl_forward.argtypes = [ctypes.c_void_p] * 3
     lib.ddl_backward.argtypes = [ctypes.c_void_p] * 3
     lib.ddl_free.argtypes = [ctypes.c_void_p]
 
@@ -63,15 +63,16 @@ def compare(lib, threads, N, d, m, compiled):
     ours = lib.ddl_make(threads, N, d, m)
     as_tensor(lib.ddl_direction(ours), N, d).copy_(kt)
     as_tensor(lib.ddl_beta(ours), N).copy_(beta)
+    as_tensor(lib.ddl_value(ours), N, m).copy_(v)
     ours_X, dX = (t.permute(0, 2, 1).clone(memory_format=torch.contiguous_format) for t in (X, G))
     Y = torch.empty_like(ours_X)
 
     def ddl():
-        lib.ddl_forward(ours, ours_X.data_ptr(), v.data_ptr(), Y.data_ptr())
+        lib.ddl_forward(ours, ours_X.data_ptr(), Y.data_ptr())
         lib.ddl_backward(ours, ours_X.data_ptr(), dX.data_ptr())
 
     ddl()
-    expected = pytorch(rewrite).detach()
+    expected = pytorch(delta_update).detach()
     pairs = [(Y, expected.permute(0, 2, 1)), (dX, leaves[0].grad.permute(0, 2, 1)),
              (as_tensor(lib.ddl_direction_gradient(ours), N, d), leaves[1].grad),
              (as_tensor(lib.ddl_value_gradient(ours), N, m), leaves[2].grad),
@@ -83,7 +84,7 @@ def compare(lib, threads, N, d, m, compiled):
     moved = 4 * N * d * (5 * m + 3)
     source, target = torch.randn(moved // 8), torch.empty(moved // 8)
     # The backward pass works in place, so that dX is its own next input: beta in (0, 2) only shrinks it.
-    times = best([ddl, lambda: pytorch(rewrite), lambda: pytorch(compiled), lambda: target.copy_(source)])
+    times = best([ddl, lambda: pytorch(delta_update), lambda: pytorch(compiled), lambda: target.copy_(source)])
     lib.ddl_free(ours)
     own, eager, compile_, copy = times
     print(f"| {threads} | {N} x {d} x {m} | {own*1e3:.3f} | {eager*1e3:.3f} | {compile_*1e3:.3f} | {eager/own:.1f} |"
@@ -92,14 +93,14 @@ def compare(lib, threads, N, d, m, compiled):
 
 def main():
     options = arguments(__doc__)
-    lib = ctypes.CDLL(build_library("rewrite_library.cpp", options.eigen, options.flags))
+    lib = ctypes.CDLL(build_library("delta_update_library.cpp", options.eigen, options.flags))
     declare(lib)
     print(f"PyTorch {torch.__version__}, {os.cpu_count()} hardware threads, {torch.backends.cpu.get_cpu_capability()}")
     print("\n| threads | N x d x m | ddl ms | eager ms | torch.compile ms | eager / ddl | compile / ddl | copy / ddl |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for shape in SHAPES:
         torch._dynamo.reset()
-        compare(lib, options.threads, *shape, torch.compile(rewrite))
+        compare(lib, options.threads, *shape, torch.compile(delta_update))
 
 
 if __name__ == "__main__":
