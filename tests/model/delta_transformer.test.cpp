@@ -372,7 +372,9 @@ TEST_CASE("the Transformer refuses what does not fit", "[model][transformer][err
                     "ddl::DeltaTransformer::backward: dlogits is 5 x 13, expected 5 x 14");
 
   CHECK_THROWS_WITH(model.make_state(1, 0),
-                    "ddl::DeltaTransformer::make_state: capacity is 0, expected at least 1");
+                    "ddl::DeltaTransformer::make_state: capacity is 0, expected 1 to the context, 6");
+  CHECK_THROWS_WITH(model.make_state(1, 7),
+                    "ddl::DeltaTransformer::make_state: capacity is 7, expected 1 to the context, 6");
   auto state = model.make_state(1, 2);
   CHECK_THROWS_WITH(model.infer(-1, state), "ddl::TokenEmbedding::forward: token 0 is -1, expected 0 to 4");
   model.infer(1, state);

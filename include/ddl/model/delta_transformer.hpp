@@ -304,12 +304,13 @@ struct DeltaTransformer
   }
 
   /// The state at the start of `sequences` sequences of at most `capacity` tokens each, the context by default.
-  /// @throws std::invalid_argument if the model is empty, or a number is below 1.
+  /// @throws std::invalid_argument if the model is empty, a number is below 1, or the capacity is above the context.
   State make_state(Index sequences = 1, std::optional<Index> capacity = {}) const {
     constexpr const char* where = "ddl::DeltaTransformer::make_state";
     TapeUse::check_model(where, sizes());
     check_positive(where, "sequences", sequences);
-    check_positive(where, "capacity", capacity.value_or(settings.context));
+    if (capacity && (*capacity < 1 || *capacity > settings.context))
+      fail(where, "capacity", std::to_string(*capacity), "1 to the context, " + std::to_string(settings.context));
     State state;
     Stack::make_state(state, sequences, capacity.value_or(settings.context), sizes());
     state.expansion = ddl::make_state(expansion, sequences, state.capacity);
