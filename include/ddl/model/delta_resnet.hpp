@@ -142,11 +142,10 @@ struct DeltaResNet : DeltaStack<Block> {
   void backward(const Input& dlogits, Tape<Tokens>& tape, DeltaResNet& gradient,
                 const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaResNet::backward";
-    TapeUse::check_model(where, sizes());
-    tape.use.check_backward(where, this);
+    tape.use.check_backward(where, this, tape_sizes(tape.memory));
     check_same_shapes(where, "the gradient", *this, gradient);
     check_shape(where, "dlogits", dlogits, outputs(), tape.logits.cols());
-    const Pass pass(executor, tape.use.begin_backward(where, this));
+    const Pass pass(executor, tape.use.begin_backward());
     tape.dfeatures.resize(width(), dlogits.cols());
     head.backward_parameters(tape.features, dlogits, gradient.head, pass);
     head.input_gradient(dlogits, tape.dfeatures, pass);
@@ -183,6 +182,7 @@ struct DeltaResNet : DeltaStack<Block> {
     static_assert(std::is_same_v<typename Derived::Scalar, Scalar>, "ddl: x has the scalars of the net");
     constexpr const char* where = "ddl::DeltaResNet::infer";
     try {
+      TapeUse::check_model(where, sizes());
       check_shape(where, "x", x, inputs(), Tokens == Dynamic ? x.cols() : Tokens);
       const Pass pass = Stack::begin_infer(where, state, sizes(), x.cols(), executor);
       state.inputs = x;

@@ -289,11 +289,10 @@ struct DeltaTransformer
   void backward(const ConstBatchRef<Scalar>& dlogits, Tape& tape, DeltaTransformer& gradient,
                 const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaTransformer::backward";
-    TapeUse::check_model(where, sizes());
-    tape.use.check_backward(where, this);
+    tape.use.check_backward(where, this, sizes());
     check_same_shapes(where, "the gradient", *this, gradient);
     check_shape(where, "dlogits", dlogits, vocabulary(), tape.logits.cols());
-    const Pass pass(executor, tape.use.begin_backward(where, this));
+    const Pass pass(executor, tape.use.begin_backward());
     tape.dfeatures.resize(width(), dlogits.cols());
     add_product(dlogits, tape.features.transpose(), gradient.embedding.weight, executor);
     product(embedding.weight.transpose(), dlogits, tape.dfeatures, executor);

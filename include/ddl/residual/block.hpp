@@ -272,12 +272,11 @@ struct DeltaResidualBlock
   void backward(const Input& X, BatchState dX, Tape<Tokens>& tape, DeltaResidualBlock& gradient,
                 const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaResidualBlock::backward";
-    TapeUse::check_model(where, sizes());
-    tape.use.check_backward(where, this);
+    tape.use.check_backward(where, this, sizes());
     check_same_shapes(where, "the gradient", *this, gradient);
     check_shape(where, "X", X, this->width, tape.edit.inputs.value.size());
     check_shape(where, "dX", dX, this->width, X.cols());
-    const Pass pass(executor, tape.use.begin_backward(where, this));
+    const Pass pass(executor, tape.use.begin_backward());
     delta_update_backward(this->update, X, tape.edit.inputs, tape.edit.tape, dX, tape.workspace.gradient, executor);
     Connection::backward_parts(compressor, X, dX, tape.edit, tape.activations, gradient.compressor, gradient,
                                tape.workspace, pass);

@@ -55,17 +55,18 @@ class TapeUse {
     forward_of_ = model;
     length_ = length;
   }
-  /// @throws std::invalid_argument unless the last pass with this tape was a forward pass of this model.
-  void check_backward(const char* where, const void* model) const {
+  /// @throws std::invalid_argument if the model is empty, or the last pass with this tape was not a forward pass of this
+  /// model with these sizes.
+  void check_backward(const char* where, const void* model, const ModelSizes& sizes) const {
+    check_sizes(where, "the tape", sizes_, sizes);
     if (forward_of_ != model || !model)
       fail(where, "the tape",
            forward_of_ ? "that of a forward pass of another model"
                        : "without a forward pass, or one that backward has used up",
            "that of a forward pass of this model");
   }
-  /// check_backward, and uses the forward pass up. @return the length of its sequences.
-  Index begin_backward(const char* where, const void* model) {
-    check_backward(where, model);
+  /// Uses the forward pass up. @return the length of its sequences.
+  Index begin_backward() {
     forward_of_ = nullptr;
     return length_;
   }
