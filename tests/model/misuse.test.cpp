@@ -172,7 +172,9 @@ TEST_CASE("DeltaResNet refuses the tape of another net", "[model][misuse]") {
       {"deeper", [](Settings& s) { s.depth = 3; }, {"3 layers", "2 layers"}},
       {"narrower", [](Settings& s) { s.width = 4; }, {"width 4", "width 8"}},
       {"wider", [](Settings& s) { s.width = 16; }, {"width 16", "width 8"}},
-      {"fewer value channels", [](Settings& s) { s.value_channels = 1; }, {"1 value channels", "2 value channels"}},
+      {"fewer value channels",
+       [](Settings& s) { s.value_channels = 1; },
+       {"1 value channels", "2 value channels"}},
       {"other inputs", [](Settings& s) { s.inputs = 5; }, {"5 inputs", "3 inputs"}},
       {"other outputs", [](Settings& s) { s.outputs = 1; }, {"1 outputs", "2 outputs"}},
       {"additive", [](Settings& s) { s.block.update = UpdateRule::additive; }, {"other parts"}, true},
@@ -354,13 +356,13 @@ TEST_CASE("DeltaTransformer::backward refuses a gradient of other shapes, and ch
       {"tc_ec", changed_lm(none, Variant::tc_ec), {"layers.0.compressor"}},
       {"cc", changed_lm(none, Variant::cc), {"expansion.weight"}},
       {"vdim1", changed_lm(none, Variant::vdim1), {"expansion.weight"}},
-      {"two-layer gate", changed_lm([](auto& s) { s.gate = TanhGateSettings{}; }), {"layers.0.gate"}},
+      {"two-layer gate", changed_lm([](auto& s) { s.gate = TanhGateSettings{}; }), {"layers.0.mixer.gate"}},
       {"no norm of queries",
        changed_lm([](auto& s) { s.mixer.qk_norm = false; }),
-       {"layers.0.sublayer.q_rms.weight"}},
+       {"layers.0.mixer.sublayer.q_rms.weight"}},
       {"smaller heads",
        changed_lm([](auto& s) { s.mixer.head_dim = 2; }),
-       {"layers.0.sublayer.c_q.weight"}},
+       {"layers.0.mixer.sublayer.c_q.weight"}},
       {"default-constructed", Lm(), {"embedding.weight", "11 x 8"}},
       {"moved from", moved_from(model), {"embedding.weight", "11 x 8"}},
   };
@@ -387,7 +389,7 @@ TEST_CASE("DeltaTransformer refuses the tape of another model", "[model][misuse]
     std::vector<std::string> says;
   } const rows[] = {
       {"narrower", changed_lm([](auto& s) { s.width = 4; }), {"width 4", "width 8"}},
-      {"more layers", changed_lm([](auto& s) { s.layers = 2; }), {"4 layers", "2 layers"}},
+      {"more layers", changed_lm([](auto& s) { s.layers = 2; }), {"2 layers", "1 layers"}},
       {"other vocabulary", changed_lm([](auto& s) { s.vocabulary = 5; }), {"5 outputs", "11 outputs"}},
       {"tc_ec", changed_lm(none, Variant::tc_ec), {"other parts"}},
       {"cc", changed_lm(none, Variant::cc), {"other parts"}},
@@ -479,13 +481,8 @@ TEST_CASE("a default-constructed or moved-from DeltaTransformer is refused by ev
        },
        with("forward")},
       {"forward of nothing", [&] { empty.forward({}, tape); }, with("forward")},
-      {"backward",
-       [&] {
-         empty.backward(dlogits, tape, gradient);
-       },
-       with("backward")},
-      {"backward of nothing", [&] { empty.backward(Matrix<double>(0, 0), tape, none); },
-       with("backward")},
+      {"backward", [&] { empty.backward(dlogits, tape, gradient); }, with("backward")},
+      {"backward of nothing", [&] { empty.backward(Matrix<double>(0, 0), tape, none); }, with("backward")},
       {"infer", [&] { empty.infer(1, state); }, with("infer")},
   });
   CHECK(is_zero(gradient));
@@ -591,7 +588,7 @@ TEST_CASE("a pass that ended in the midst is not one to go back through", "[mode
     const Matrix<double> X = Matrix<double>::Random(8, 6);
     Matrix<double> Y(8, 6), dX = X;
     auto tape = block.make_tape();
-      block.forward(X, Y, tape);
+    block.forward(X, Y, tape);
     CHECK_THROWS_WITH(block.forward(X, Y, tape, Cancelled()), "cancelled");
     check({{"forward", [&] { block.backward(X, dX, tape, gradient); }, {none}}});
     block.forward(X, Y, tape);
@@ -630,19 +627,17 @@ TEST_CASE("DeltaResidualBlock refuses what its forward pass was not for", "[mode
       {"gradient moved from",
        [&] { back(done, gone); },
        {where, "the gradient's compressor.weight", "8 x 2"}},
-      {"other X",
-       [&] { block.backward(fewer, dX, done, gradient); },
-       {where, "X is 8 x 4", "8 x 6"}},
-      {"other dX",
-       [&] { block.backward(X, fewer, done, gradient); },
-       {where, "dX is 8 x 4", "8 x 6"}},
+      {"other X", [&] { block.backward(fewer, dX, done, gradient); }, {where, "X is 8 x 4", "8 x 6"}},
+      {"other dX", [&] { block.backward(X, fewer, done, gradient); }, {where, "dX is 8 x 4", "8 x 6"}},
       {"default-constructed, forward",
        [&] { none.forward(X, Y, fresh); },
        {"ddl::DeltaResidualBlock::forward: the model is empty (default-constructed"}},
       {"default-constructed, backward",
        [&] { none.backward(X, dX, done, gradient); },
        {"ddl::DeltaResidualBlock::backward: the model is empty (default-constructed"}},
-      {"moved from, forward", [&] { gone.forward(X, Y, fresh); }, {"the model is empty (default-constructed"}},
+      {"moved from, forward",
+       [&] { gone.forward(X, Y, fresh); },
+       {"the model is empty (default-constructed"}},
   });
   CHECK(same(gradient, once));
   CHECK(dX == dY);

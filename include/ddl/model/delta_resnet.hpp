@@ -74,14 +74,15 @@ struct DeltaResNet : DeltaStack<Block> {
   using Stack::layers, Stack::norm, Stack::readout, Stack::width;
 
   static constexpr auto parameters() {
-    return std::tuple(parameter("embedding", &DeltaResNet::embedding), parameter("layers", &DeltaResNet::layers),
-                      parameter("readout", &DeltaResNet::readout), parameter("norm", &DeltaResNet::norm),
+    return std::tuple(parameter("embedding", &DeltaResNet::embedding), parameter("layers", &Stack::layers),
+                      parameter("readout", &Stack::readout), parameter("norm", &Stack::norm),
                       parameter("head", &DeltaResNet::head));
   }
 
   DeltaResNet() = default;
   /// @throws std::invalid_argument if a size or a setting is out of range.
-  explicit DeltaResNet(const Settings& settings, std::uint64_t seed = 0) : DeltaResNet(settings, Random(seed)) {}
+  explicit DeltaResNet(const Settings& settings, std::uint64_t seed = 0)
+      : DeltaResNet(settings, Random(seed)) {}
   DeltaResNet(const Settings& settings, Random random) {
     constexpr const char* where = "ddl::DeltaResNet";
     const Index d = settings.width, m = settings.value_channels;
@@ -119,7 +120,8 @@ struct DeltaResNet : DeltaStack<Block> {
   /// @return the logits, outputs x N, which live in the tape.
   /// @throws std::invalid_argument if x has the wrong number of rows, or the tape was made for another net.
   template <int Tokens>
-  const Matrix<Scalar, Dynamic, Tokens>& forward(const Input& x, Tape<Tokens>& tape, const Pass& pass = {}) const {
+  const Matrix<Scalar, Dynamic, Tokens>& forward(const Input& x, Tape<Tokens>& tape,
+                                                 const Pass& pass = {}) const {
     constexpr const char* where = "ddl::DeltaResNet::forward";
     TapeUse::check_model(where, sizes());
     check_shape(where, "x", x, inputs(), Tokens == Dynamic ? x.cols() : Tokens);
@@ -153,18 +155,18 @@ struct DeltaResNet : DeltaStack<Block> {
     embedding.backward_parameters(tape.inputs, flat(tape.dstates), gradient.embedding, pass);
   }
 
-  /// The state of `sequences` sequences of at most `capacity` samples each; for independent samples, of as many of them
-  /// as one call of infer takes. The capacity costs memory only if a part remembers every sample, as attention does.
+  /// The state of `sequences` sequences; of independent samples, of as many as one call of infer takes.
+  /// @param capacity  the most samples of a sequence, for parts that remember every one of them, as attention does.
   /// @throws std::invalid_argument if the net is empty or a number is below 1.
   template <int Tokens = 1>
-  State<Tokens> make_state(Index sequences = Tokens == Dynamic ? 1 : Tokens,
-                           Index capacity = (std::numeric_limits<Index>::max)()) const {
+  State<Tokens> make_state(Index sequences = Tokens == Dynamic ? 1 : Tokens, Index capacity = 1024) const {
     constexpr const char* where = "ddl::DeltaResNet::make_state";
     TapeUse::check_model(where, sizes());
     check_positive(where, "sequences", sequences);
     check_positive(where, "capacity", capacity);
     State<Tokens> state;
     Stack::make_state(state, sequences, capacity, sizes());
+    state.capacity = (std::numeric_limits<Index>::max)();  // of parts that do not remember every sample
     state.inputs.setZero(inputs(), Tokens == Dynamic ? sequences : Tokens);
     infer(state.inputs, state);
     state.reset();

@@ -71,7 +71,8 @@ inline DeltaTransformerSettings<> settings_of(Variant variant) {
 }
 
 /// A layer of a Transformer: a token mixer and an MLP, each in a connection of its own, that read by one compressor.
-template <class Scalar_, Sublayer Mixer, Sublayer Mlp, GatePart Gate, ValuePart Value, CompressorPart Compressor_>
+template <class Scalar_, Sublayer Mixer, Sublayer Mlp, GatePart Gate, ValuePart Value,
+          CompressorPart Compressor_>
 struct TransformerLayer {
   using Scalar = Scalar_;
   using Compressor = Compressor_;
@@ -133,7 +134,8 @@ struct TransformerLayer {
     f(values.mixer...);
   }
   State make_state(Index sequences, Index capacity) const {
-    return {mixer.make_state(compressor, sequences, capacity), mlp.make_state(compressor, sequences, capacity)};
+    return {mixer.make_state(compressor, sequences, capacity),
+            mlp.make_state(compressor, sequences, capacity)};
   }
 };
 
@@ -160,11 +162,11 @@ struct TokenBatch {
 ///     model.infer(next_token, state);                               // then token by token
 template <class Scalar_, Sublayer Mixer = CausalSelfAttention<Scalar_>>
 struct DeltaTransformer
-    : DeltaStack<TransformerLayer<
-          Scalar_, Mixer, SwiGlu<Scalar_>, VariantPart<LinearGate<Scalar_>, TanhGate<Scalar_>>,
-          VariantPart<LinearValue<Scalar_>, ConstantValue<Scalar_>>,
-          VariantPart<ChannelCompressor<Scalar_>, TokenConvolutionCompressor<Scalar_>,
-                      ChannelConvolutionCompressor<Scalar_>>>> {
+    : DeltaStack<TransformerLayer<Scalar_, Mixer, SwiGlu<Scalar_>,
+                                  VariantPart<LinearGate<Scalar_>, TanhGate<Scalar_>>,
+                                  VariantPart<LinearValue<Scalar_>, ConstantValue<Scalar_>>,
+                                  VariantPart<ChannelCompressor<Scalar_>, TokenConvolutionCompressor<Scalar_>,
+                                              ChannelConvolutionCompressor<Scalar_>>>> {
   using Scalar = Scalar_;
   using Stack = typename DeltaTransformer::DeltaStack;
   using Layer = typename Stack::Layer;
@@ -204,8 +206,8 @@ struct DeltaTransformer
   static constexpr auto parameters() {
     using M = DeltaTransformer;
     return std::tuple(parameter("embedding", &M::embedding), parameter("expansion", &M::expansion),
-                      parameter("layers", &M::layers), parameter("readout", &M::readout),
-                      parameter("norm", &M::norm));
+                      parameter("layers", &Stack::layers), parameter("readout", &Stack::readout),
+                      parameter("norm", &Stack::norm));
   }
 
   DeltaTransformer() = default;
@@ -309,7 +311,8 @@ struct DeltaTransformer
     TapeUse::check_model(where, sizes());
     check_positive(where, "sequences", sequences);
     if (capacity && (*capacity < 1 || *capacity > settings.context))
-      fail(where, "capacity", std::to_string(*capacity), "1 to the context, " + std::to_string(settings.context));
+      fail(where, "capacity", std::to_string(*capacity),
+           "1 to the context, " + std::to_string(settings.context));
     State state;
     Stack::make_state(state, sequences, capacity.value_or(settings.context), sizes());
     state.expansion = ddl::make_state(expansion, sequences, state.capacity);
@@ -322,7 +325,8 @@ struct DeltaTransformer
   /// that belong to these tokens.
   /// @throws std::invalid_argument if a token is not in the vocabulary, the capacity would be exceeded, or the state is
   /// that of another model; the state is left as it was.
-  const Matrix<Scalar>& infer(std::span<const int> tokens, State& state, const ExecutorRef& executor = {}) const {
+  const Matrix<Scalar>& infer(std::span<const int> tokens, State& state,
+                              const ExecutorRef& executor = {}) const {
     const Index N = static_cast<Index>(tokens.size());
     const Pass pass = Stack::begin_infer("ddl::DeltaTransformer::infer", state, sizes(), N, executor);
     state.embedded.resize(width(), N);
@@ -340,7 +344,7 @@ struct DeltaTransformer
 
  private:
   ModelSizes sizes() const {
-    return {vocabulary(), vocabulary(), width(), value_channels(), static_cast<Index>(layers.size()),
+    return {vocabulary(),     vocabulary(), width(), value_channels(), static_cast<Index>(layers.size()),
             shape_hash(*this)};
   }
 };

@@ -21,8 +21,9 @@ namespace ddl {
 /// @return the number of tokens drawn. @throws std::invalid_argument if the prompt is empty, has a token that is not in
 /// the vocabulary, or does not fit the capacity; the state is left as it was.
 template <class Model, class OnToken>
-Index generate(const Model& model, std::span<const int> prompt, typename Model::State& state, Sampler& sampler,
-               Random& random, Index count, OnToken&& on_token, const ExecutorRef& executor = {}) {
+Index generate(const Model& model, std::span<const int> prompt, typename Model::State& state,
+               Sampler& sampler, Random& random, Index count, OnToken&& on_token,
+               const ExecutorRef& executor = {}) {
   constexpr const char* where = "ddl::generate";
   if (prompt.empty()) fail(where, "the prompt", "empty", "at least one token");
   if (count < 0) fail(where, "count", std::to_string(count), "at least 0");

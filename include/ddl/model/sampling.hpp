@@ -19,7 +19,7 @@ namespace ddl {
 struct SamplingSettings {
   double temperature = 1;           ///< of softmax(logits / temperature); 0: the most likely token, always
   std::optional<Index> top_k = {};  ///< sample from the k most likely tokens only
-  double top_p = 1;                 ///< from the fewest tokens that have this share of the probability that top_k left
+  double top_p = 1;  ///< from the fewest tokens that have this share of the probability that top_k left
 };
 
 /// Draws tokens. Of two tokens with the same logit the smaller counts as the likelier, so that a seed gives one text.
@@ -80,10 +80,7 @@ class Sampler {
     };
     const Index k = settings_.top_k.value_or(logits.size());
     const bool all = k >= logits.size();
-    const auto sorted = settings_.temperature == 0 ? 1
-                        : !all                     ? k
-                        : settings_.top_p < 1      ? logits.size()
-                                                   : 1;
+    const auto sorted = settings_.temperature == 0 ? 1 : !all ? k : settings_.top_p < 1 ? logits.size() : 1;
     std::partial_sort(ranked_.begin(), ranked_.begin() + sorted, ranked_.end(), likelier);
     if (!all) ranked_.resize(static_cast<std::size_t>(k));
     if (!is_finite(ranked_.front().weight)) fail(where, "the largest logit", "-inf", "a finite number");
