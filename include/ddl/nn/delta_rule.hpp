@@ -65,7 +65,7 @@ struct DeltaRule {
     Matrix<Scalar> output_inverse_rms;  ///< value_heads x N
     Matrix<Scalar> gate, dgate;         ///< W_g c
     Matrix<Scalar> gated, dgated;       ///< what W_o reads
-    Matrix<Scalar> dprojected, dnorm;   ///< scratch memory of backward
+    Matrix<Scalar> dq, dk, dv, dnorm;   ///< scratch memory of backward
     std::vector<Index> offsets;         ///< first tokens of the sequences
   };
 
@@ -195,14 +195,15 @@ struct DeltaRule {
     unit_backward(tape.inputs.query, tape.q_inverse_norm, d.query, pass);
     unit_backward(tape.inputs.key, tape.k_inverse_norm, d.key, pass);
     const auto back = [&](const auto& projection, const auto& convolution, const auto& projected,
-                          auto& dconvolved, auto& convolution_tape, auto& dprojection, auto& dconvolution) {
-      tape.dprojected.setZero(projected.rows(), N);
-      convolution.backward(projected, dconvolved, tape.dprojected, convolution_tape, dconvolution, pass);
-      projection.backward(c, tape.dprojected, dc, dprojection, pass);
+                          auto& dprojected, auto& dconvolved, auto& convolution_tape, auto& dprojection,
+                          auto& dconvolution) {
+      dprojected.setZero(projected.rows(), N);
+      convolution.backward(projected, dconvolved, dprojected, convolution_tape, dconvolution, pass);
+      projection.backward(c, dprojected, dc, dprojection, pass);
     };
-    back(q_proj, q_conv1d, tape.q, d.query, tape.q_conv1d, gradient.q_proj, gradient.q_conv1d);
-    back(k_proj, k_conv1d, tape.k, d.key, tape.k_conv1d, gradient.k_proj, gradient.k_conv1d);
-    back(v_proj, v_conv1d, tape.v, d.value, tape.v_conv1d, gradient.v_proj, gradient.v_conv1d);
+    back(q_proj, q_conv1d, tape.q, tape.dq, d.query, tape.q_conv1d, gradient.q_proj, gradient.q_conv1d);
+    back(k_proj, k_conv1d, tape.k, tape.dk, d.key, tape.k_conv1d, gradient.k_proj, gradient.k_conv1d);
+    back(v_proj, v_conv1d, tape.v, tape.dv, d.value, tape.v_conv1d, gradient.v_proj, gradient.v_conv1d);
   }
 
   /// The capacity does not matter: the state has a constant size.
