@@ -68,9 +68,9 @@ struct Inputs {
   using Scalar = double;
   Matrix<double> X, K, V, beta;
   static constexpr auto parameters() {
-    using ddl::field;
-    return std::tuple(field("X", &Inputs::X), field("K", &Inputs::K), field("V", &Inputs::V),
-                      field("beta", &Inputs::beta));
+    using ddl::parameter;
+    return std::tuple(parameter("X", &Inputs::X), parameter("K", &Inputs::K), parameter("V", &Inputs::V),
+                      parameter("beta", &Inputs::beta));
   }
   DeltaProduct<double> product() const {
     DeltaProduct<double> all(X.rows());
