@@ -137,7 +137,7 @@ TEST_CASE("a kt of 0, or so small or large that its square is not a float, gives
           "[residual][block]") {
   const double direction = GENERATE(0.0, 1e-20, 1e18);
   CAPTURE(direction);
-  ddl::test::Run run(
+  ddl::test::Trial run(
       BlockOf<2>::Layer<float, false>{
           {}, UpdateRule::delta, ValueSource::context, Compression::automatic, 0, direction},
       small_width, small_samples);

@@ -102,10 +102,10 @@ TEST_CASE("a block of parts that are chosen at run time passes the suite", "[res
 }
 
 TEST_CASE("one of several parts is that part, names included", "[residual][variant_part]") {
-  CHECK(ddl::test::Run(Either{}, small_width, small_samples).run() ==
-        ddl::test::Run(BlockOf<0>::Layer<double, false>{}, small_width, small_samples).run());
-  CHECK(ddl::test::Run(Either{{}, second()}, small_width, small_samples).run() ==
-        ddl::test::Run(BlockOf<1>::Layer<double, false>{}, small_width, small_samples).run());
+  CHECK(ddl::test::Trial(Either{}, small_width, small_samples).run() ==
+        ddl::test::Trial(BlockOf<0>::Layer<double, false>{}, small_width, small_samples).run());
+  CHECK(ddl::test::Trial(Either{{}, second()}, small_width, small_samples).run() ==
+        ddl::test::Trial(BlockOf<1>::Layer<double, false>{}, small_width, small_samples).run());
 }
 
 TEST_CASE("one of several parts tells what the part tells", "[residual][variant_part]") {
