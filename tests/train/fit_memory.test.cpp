@@ -17,7 +17,7 @@ TEST_CASE("no step allocates once every size of batch has been seen", "[train][f
   for (int n = 0; n < 100; ++n) data.labels.push_back(n % 3);
   TrainingRun<Net> run(Net({.inputs = 2, .outputs = 3, .width = 8, .depth = 2}, 1));
   SupervisedBatches<float> batches(data.view(), {.batch_size = 32, .keep_short = keep_short});
-  const Index epoch = batches.order().batches_per_epoch();
+  const Index epoch = batches.sampler().batches_per_epoch();
   long before = 0, allocated = 0, steps = 0;
   fit(run, batches, {.steps = 6 * epoch}, [&](const auto& context) {
     if (context.report.step > epoch) {
