@@ -694,13 +694,16 @@ class SafetensorsWriter {
                                     " is one of the checksums', expected another");
     std::string text;
     const auto open_entry = [&](const std::string& name) {
-      text += (text.empty() ? "{" : ",") + json_text(name) + ":{";
+      text += text.empty() ? "{" : ",";
+      text += json_text(name) + ":{";
     };
     const Metadata all = checksums ? with_checksums() : metadata;
     if (!all.empty()) {
       open_entry("__metadata__");
-      for (const auto& [key, value] : all)
-        text += (text.back() == '{' ? "" : ",") + json_text(key) + ":" + json_text(value);
+      for (const auto& [key, value] : all) {
+        if (text.back() != '{') text += ",";
+        text += json_text(key) + ":" + json_text(value);
+      }
       text += "}";
     }
     std::uint64_t end = 0;
