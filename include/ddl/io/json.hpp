@@ -4,17 +4,20 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
 #include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "ddl/core/check.hpp"
+#include "ddl/io/file.hpp"
 
 namespace ddl::detail {
 
@@ -98,6 +101,29 @@ inline nlohmann::json parse_json(std::string_view text) {
   JsonRules rules(text);
   nlohmann::json::sax_parse(text, &rules);
   return nlohmann::json::parse(text);
+}
+
+/// The JSON object that `text`, a part of `file`, holds. `what` names the part, with a blank behind it.
+/// @throws FileError
+inline nlohmann::json parse_json_object(std::string_view text, const std::string& file,
+                                        const std::string& what = {}) {
+  try {
+    nlohmann::json value = parse_json(text);
+    if (!value.is_object())
+      throw std::invalid_argument("is " + json_text(value) + ", expected a JSON object");
+    return value;
+  } catch (const std::invalid_argument& error) {
+    throw FileError(file, what + error.what());
+  }
+}
+/// The JSON object in the file at `path`, which may be `most_bytes` long. @throws FileError
+inline nlohmann::json read_json_object(const std::string& path, std::size_t most_bytes) {
+  std::error_code unknown;  // then the file cannot be opened either
+  const auto size = std::filesystem::file_size(path_of(path), unknown);
+  if (!unknown && size > most_bytes)
+    throw FileError(
+        path, "is " + std::to_string(size) + " bytes long, expected at most " + std::to_string(most_bytes));
+  return parse_json_object(FileContents(path).text(), path);
 }
 
 // These take a value by its kind. They throw std::invalid_argument "WHERE: KEY is VALUE, expected ...".

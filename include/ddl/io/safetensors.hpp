@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -579,16 +580,31 @@ class SafetensorsFile {
   bool has_checksums_ = false;
 };
 
+/// Named tensors that parameters can be read from: what functions that load a model need of SafetensorsFile,
+/// ShardedSafetensors or a class of a user's own. Every function throws FileError as SafetensorsFile's does.
+template <class Source>
+concept TensorSource = requires(const Source& source, std::string_view name, Matrix<float>& matrix) {
+  { source.file() } -> std::convertible_to<std::string>;  // what errors call it
+  { source.metadata() } -> std::same_as<const Metadata&>;
+  { source.names() } -> std::same_as<std::vector<std::string>>;
+  { source.contains(name) } -> std::same_as<bool>;
+  { source.tensor(name) } -> std::same_as<const TensorInfo&>;
+  { source.template read_matrix<float>(name) } -> std::same_as<Matrix<float>>;
+  source.read_into(name, matrix);
+};
+
 namespace detail {
 
 /// An entry of the metadata. @throws FileError
-inline const std::string& metadata_entry(const SafetensorsFile& file, const std::string& key) {
+template <TensorSource Source>
+const std::string& metadata_entry(const Source& file, const std::string& key) {
   const auto entry = file.metadata().find(key);
   if (entry == file.metadata().end()) throw FileError(file.file(), "the metadata have no " + key);
   return entry->second;
 }
 /// The JSON in it. @throws FileError
-inline nlohmann::json parse_metadata(const SafetensorsFile& file, const std::string& key) {
+template <TensorSource Source>
+nlohmann::json parse_metadata(const Source& file, const std::string& key) {
   const std::string& text = metadata_entry(file, key);
   try {
     return parse_json(text);

@@ -41,15 +41,17 @@ inline bool shape_fits(const TensorShape& shape, const TensorShape& wanted) {
 
 /// `name`, or if the file has only its name in the metadata, the name of the tensor that it shares its data with, as
 /// safetensors.torch.save_model writes it.
-inline std::string stored_tensor(const SafetensorsFile& file, const std::string& name) {
+template <TensorSource Source>
+std::string stored_tensor(const Source& file, const std::string& name) {
   const auto alias = file.metadata().find(name);
   return !file.contains(name) && alias != file.metadata().end() ? alias->second : name;
 }
 
 /// Why a parameter called `name` of shape `wanted` cannot be had from the tensor `source`, as a line of a list; empty if
 /// it can, or if the tensor is missing and may be.
-inline std::string fit_problem(const SafetensorsFile& file, const std::string& source,
-                               const std::string& name, const TensorShape& wanted, bool required) {
+template <TensorSource Source>
+std::string fit_problem(const Source& file, const std::string& source, const std::string& name,
+                        const TensorShape& wanted, bool required) {
   const std::string tensor = "tensor " + in_quotes(source) + (source == name ? "" : " for " + name);
   if (!file.contains(source))
     return required ? "\n  missing: " + tensor + ", expected shape " + shape_text(wanted) : "";
@@ -71,8 +73,8 @@ inline std::string fit_problem(const SafetensorsFile& file, const std::string& s
 /// Nothing of the model is touched unless everything fits: shapes and dtypes always, and with Strict::yes no
 /// parameter is missing and no tensor of the file is left over.
 /// @throws FileError that lists all that does not fit.
-template <class Model>
-LoadReport load_parameters(Model& model, const SafetensorsFile& file, const NameMap& map = {},
+template <class Model, TensorSource Source>
+LoadReport load_parameters(Model& model, const Source& file, const NameMap& map = {},
                            Strict strict = Strict::yes) {
   std::vector<std::string> sources;  // of each parameter, in the order of the walk
   LoadReport report;
