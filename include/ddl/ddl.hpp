@@ -20,6 +20,7 @@
 #include "ddl/model/delta_resnet.hpp"
 #include "ddl/model/delta_transformer.hpp"
 #include "ddl/model/generate.hpp"
+#include "ddl/model/language_model.hpp"
 #include "ddl/model/sampling.hpp"
 #include "ddl/nn/activation.hpp"
 #include "ddl/nn/attention.hpp"

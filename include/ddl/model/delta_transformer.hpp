@@ -39,6 +39,7 @@ constexpr const char* name_of(Variant variant) noexcept {
 /// By default m = 1; settings_of(Variant) gives the paper's models.
 template <class MixerSettings = AttentionSettings>
 struct DeltaTransformerSettings {
+  using Mixer = MixerSettings;
   Index vocabulary = 256;
   Index context = 1024;  ///< tokens of the longest sequence
   Index layers = 12;
@@ -54,12 +55,14 @@ struct DeltaTransformerSettings {
   UpdateRule update = UpdateRule::delta;
   double k_eps = default_k_eps;
   double norm_eps = 1e-5;
+  bool tie_embeddings = true;  ///< the output matrix is the embedding; otherwise a parameter `head`
 };
 
 /// A variant with the defaults of the authors' code. The paper's sizes (Table 6) are 12 layers of width 768 with 6 heads
 /// and 24 layers of width 1024 with 8 heads, with a vocabulary of 50304.
-inline DeltaTransformerSettings<> settings_of(Variant variant) {
-  DeltaTransformerSettings<> settings;
+template <class MixerSettings = AttentionSettings>
+DeltaTransformerSettings<MixerSettings> settings_of(Variant variant) {
+  DeltaTransformerSettings<MixerSettings> settings;
   if (variant == Variant::vdim1) return settings;
   settings.value_channels = 4;
   if (variant == Variant::tc || variant == Variant::tc_ec)
@@ -145,12 +148,13 @@ struct TokenBatch {
   std::optional<Index> length = {};  ///< all tokens are one sequence by default
 };
 
-/// logits = W norm(readout(X_L)),  X_{l+1} = layer_l(X_l),  X_0 = expansion(rows of W).
+/// logits = H norm(readout(X_L)),  X_{l+1} = layer_l(X_l),  X_0 = expansion(rows of W).
 ///
-///   tokens: N    logits: vocabulary x N    X: d x (N m)    W: vocabulary x d, the embedding
+///   tokens: N    logits: vocabulary x N    X: d x (N m)    W, H: vocabulary x d, the embedding and the head
 ///
-/// `Mixer` is the token mixer of every layer: causal self-attention, or any sublayer. A variant of the paper is a choice of
-/// parts. A model is a value: its gradient is another model (zeros_like).
+/// H is W by default (tie_embeddings). `Mixer` is the token mixer of every layer: causal self-attention, or any sublayer;
+/// LanguageModel (model/language_model.hpp) chooses it at run time. A variant of the paper is a choice of parts. A model is
+/// a value: its gradient is another model (zeros_like).
 ///
 ///     ddl::DeltaTransformer<float> model({.vocabulary = 256, .layers = 4, .width = 256, .mixer = {.heads = 4}}, seed);
 ///     auto tape = model.make_tape();
@@ -200,6 +204,7 @@ struct DeltaTransformer
 
   TokenEmbedding<Scalar> embedding;
   StateExpansion<Scalar> expansion;
+  Linear<Scalar> head;  ///< empty if it is the embedding
   Settings settings;
   using Stack::layers, Stack::norm, Stack::readout;
 
@@ -207,7 +212,7 @@ struct DeltaTransformer
     using M = DeltaTransformer;
     return std::tuple(parameter("embedding", &M::embedding), parameter("expansion", &M::expansion),
                       parameter("layers", &Stack::layers), parameter("readout", &Stack::readout),
-                      parameter("norm", &Stack::norm));
+                      parameter("norm", &Stack::norm), parameter("head", &M::head));
   }
 
   DeltaTransformer() = default;
@@ -244,6 +249,7 @@ struct DeltaTransformer
     }
     readout = {d, m, settings.compressor, random};
     norm = {d, d, {.eps = settings.norm_eps}, random};
+    if (!settings.tie_embeddings) head = {d, settings.vocabulary, random, 1, false};
   }
 
   Index vocabulary() const noexcept { return embedding.vocabulary(); }
@@ -278,12 +284,12 @@ struct DeltaTransformer
     expansion.forward(tape.embedded, tape.states.front(), tape.expansion, pass);
     Stack::forward_stack(tape, pass);
     tape.logits.resize(vocabulary(), N);
-    product(embedding.weight, tape.features, tape.logits, executor);
+    product(head_weight(*this), tape.features, tape.logits, executor);
     if (tape.memory != Memory::inference) tape.use.end_forward(this, pass.length);
     return tape.logits;
   }
 
-  /// Adds the gradients of all parameters to `gradient`, the embedding's from both its uses. Uses up the tape of the
+  /// Adds the gradients of all parameters to `gradient`, a tied embedding's from both its uses. Uses up the tape of the
   /// forward pass.
   /// @param dlogits  dL/dlogits, vocabulary x N.
   /// @throws std::invalid_argument if a shape does not fit, or the last pass with the tape was not a forward pass of this
@@ -296,8 +302,8 @@ struct DeltaTransformer
     check_shape(where, "dlogits", dlogits, vocabulary(), tape.logits.cols());
     const Pass pass(executor, tape.use.begin_backward());
     tape.dfeatures.resize(width(), dlogits.cols());
-    add_product(dlogits, tape.features.transpose(), gradient.embedding.weight, executor);
-    product(embedding.weight.transpose(), dlogits, tape.dfeatures, executor);
+    add_product(dlogits, tape.features.transpose(), head_weight(gradient), executor);
+    product(head_weight(*this).transpose(), dlogits, tape.dfeatures, executor);
     Stack::backward_stack(tape, gradient, pass);
     tape.dembedded.setZero(width(), dlogits.cols());
     expansion.backward(tape.embedded, tape.dstates, tape.dembedded, tape.expansion, gradient.expansion, pass);
@@ -334,7 +340,7 @@ struct DeltaTransformer
     expansion.infer(state.embedded, state.tape.states.front(), state.expansion, state.expansion_tape, pass);
     Stack::infer_stack(state, pass);
     state.logits.resize(vocabulary(), N);
-    product(embedding.weight, state.tape.features, state.logits, executor);
+    product(head_weight(*this), state.tape.features, state.logits, executor);
     state.position += N / state.sequences;
     return state.logits;
   }
@@ -343,6 +349,10 @@ struct DeltaTransformer
   }
 
  private:
+  template <class Model>
+  static auto& head_weight(Model& model) {
+    return model.head.weight.size() > 0 ? model.head.weight : model.embedding.weight;
+  }
   ModelSizes sizes() const {
     return {vocabulary(),     vocabulary(), width(), value_channels(), static_cast<Index>(layers.size()),
             shape_hash(*this)};

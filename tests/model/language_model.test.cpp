@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT
+#include "ddl/model/language_model.hpp"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ddl/core/thread_pool.hpp"
+#include "support/layer_suite.hpp"
+
+using namespace ddl;
+using namespace ddl::test;
+
+namespace {
+
+using Model = LanguageModel<double>;
+
+const std::vector<std::string> mixers = {"attention", "delta_net", "gated_delta_net", "gated_delta_product"};
+
+/// Sizes that differ from one another, and large eps so that differences are smooth.
+LanguageModelSettings::Mixer mixer_settings(const std::string& mixer) {
+  if (mixer == "attention") return AttentionSettings{.heads = 2, .head_dim = 4, .norm_eps = 0.1};
+  const bool gated = mixer != "delta_net";
+  return DeltaRuleSettings{.heads = 2,
+                           .value_heads = gated ? 4 : 2,
+                           .head_dim = 3,
+                           .value_dim = 2,
+                           .edits = mixer == "gated_delta_product" ? 2 : 1,
+                           .negative_eigenvalues = gated,
+                           .decay = gated,
+                           .output_gate = gated,
+                           .convolution = 3,
+                           .norm_eps = 0.1};
+}
+
+LanguageModelSettings tiny(const std::string& mixer, Variant variant = Variant::vdim1) {
+  auto settings = settings_of<LanguageModelSettings::Mixer>(variant);
+  settings.vocabulary = 5;
+  settings.context = 100;
+  settings.layers = 2;
+  settings.width = small_width;
+  if (variant != Variant::vdim1) settings.value_channels = 3;
+  settings.mixer = mixer_settings(mixer);
+  settings.mlp.hidden = 6;
+  settings.k_eps = settings.norm_eps = 0.1;
+  return settings;
+}
+
+/// A model of flash-linear-attention: plain residuals, one value channel.
+LanguageModelSettings plain(const std::string& mixer, bool tied = false) {
+  auto settings = tiny(mixer);
+  settings.update = UpdateRule::additive;
+  settings.tie_embeddings = tied;
+  return settings;
+}
+
+std::vector<int> tokens_of(Index count) {
+  std::vector<int> tokens(static_cast<std::size_t>(count));
+  for (std::size_t n = 0; n < tokens.size(); ++n) tokens[n] = static_cast<int>(n * n + 3) % 5;
+  return tokens;
+}
+
+struct Layer : LayerBase<Model, Dynamic> {
+  struct Tape {
+    Model::Tape passes;
+    std::vector<int> tokens;
+  };
+  static constexpr bool has_dx = false;
+  LanguageModelSettings settings;
+
+  explicit Layer(const LanguageModelSettings& settings_) : settings(settings_) {}
+  static Index y_rows(Index) { return 5; }
+  /// The gradients under a plain residual are larger and less smooth: truncation sets the step there, rounding elsewhere.
+  GradientCheckSettings differences() const {
+    return {.step = settings.update == UpdateRule::additive ? 1e-4 : 3e-4};
+  }
+  auto make(Index width, Random& random) const {
+    auto sized = settings;
+    sized.width = width;
+    return Model(sized, random);
+  }
+  static void forward(const Model& model, const auto& x, auto& y, Tape& tape, const ddl::Pass& pass) {
+    if (tape.tokens.empty()) {
+      tape.tokens = tokens_of(x.cols());
+      tape.passes = model.make_tape();
+    }
+    y = model.forward({tape.tokens, pass.length}, tape.passes, pass.executor);
+  }
+  static void backward(const Model& model, const auto&, const auto&, const auto& dy, auto&, Tape& tape,
+                       Model& gradient, const ddl::Pass& pass) {
+    model.backward(dy, tape.passes, gradient, pass.executor);
+  }
+};
+
+/// With parameters at random, all of them.
+Model model_of(const LanguageModelSettings& settings) {
+  Random random(7);
+  Model model(settings, random);
+  for_each_parameter([&](const ParameterPath&, auto& p) { fill(random, p, 0.5); }, model);
+  return model;
+}
+
+template <class M>
+std::string names_of(const M& model) {
+  std::string names;
+  for_each_parameter([&](const ParameterPath& path, const auto&) { names += path.str() + "\n"; }, model);
+  return names;
+}
+
+}  // namespace
+
+TEST_CASE("gradients hold for every mixer under every residual", "[model][language_model][grad]") {
+  const std::string mixer = GENERATE(from_range(mixers));
+  CAPTURE(mixer);
+  SECTION("plain, the head its own") { check_differences(Layer{plain(mixer)}); }
+  SECTION("plain, the head tied") { check_differences(Layer{plain(mixer, true)}); }
+  SECTION("the paper's, over depth") { check_differences(Layer{tiny(mixer, Variant::tc_ec)}); }
+}
+
+TEST_CASE("inference continues sequences with every mixer", "[model][language_model][infer]") {
+  const std::string mixer = GENERATE(from_range(mixers));
+  const bool over_depth = GENERATE(false, true);
+  const Index sequences = GENERATE(Index(1), Index(3));
+  CAPTURE(mixer, over_depth, sequences);
+  const Model model = model_of(over_depth ? tiny(mixer, Variant::tc_ec) : plain(mixer));
+  constexpr Index length = 90;  // more than a block of attention, or a chunk
+  const auto tokens = tokens_of(sequences * length);
+  auto tape = model.make_tape();
+  const Matrix<double> expected = model.forward({tokens, length}, tape);
+  Matrix<double> logits = Matrix<double>::Zero(5, expected.cols());
+  auto state = model.make_state(sequences, length);
+  std::vector<int> run;
+  const auto infer = [&](Index count) {
+    const Index begin = state.position;
+    run.clear();
+    for (Index s = 0; s < sequences; ++s)
+      run.insert(run.end(), tokens.begin() + s * length + begin, tokens.begin() + s * length + begin + count);
+    const Matrix<double>& next = model.infer(run, state);
+    for (Index s = 0; s < sequences; ++s)
+      logits.middleCols(s * length + begin, count) = next.middleCols(s * count, count);
+  };
+  SECTION("a prompt at once, then token by token, which allocates nothing after the first") {
+    infer(7);
+    infer(1);
+    CHECK(allocations_in([&] {
+            while (state.position < length) infer(1);
+          }) == 0);
+  }
+  SECTION("runs of tokens around the sizes of kernels and blocks") {
+    for (const Index count : {1, 2, 3, 4, 5, 64, 11}) infer(count);
+    CHECK(state.position == length);
+  }
+  CHECK(relative_error(logits, expected) <= 1e-12);
+}
+
+TEST_CASE("every mixer gives the same bits on any number of threads", "[model][language_model][threads]") {
+  const std::string mixer = GENERATE(from_range(mixers));
+  CAPTURE(mixer);
+  auto settings = plain(mixer);
+  settings.width = 48;
+  const Model model(settings, 1);
+  const std::vector<int> tokens = tokens_of(200);
+  const auto pass = [&](const auto& executor) {
+    auto tape = model.make_tape();
+    auto gradient = zeros_like(model);
+    const Matrix<double> logits = model.forward({tokens, 100}, tape, executor);
+    model.backward(logits, tape, gradient, executor);
+    return std::pair(logits, gradient);
+  };
+  const auto alone = pass(Serial{});
+  for (const Index threads : {2, 3}) {
+    CAPTURE(threads);
+    const auto shared = pass(ThreadPool(threads));
+    CHECK(shared.first == alone.first);
+    for_each_parameter(
+        [](const ParameterPath& path, const auto& a, const auto& b) {
+          CAPTURE(path.str());
+          CHECK(a == b);
+          CHECK_FALSE(a.isZero(0));
+        },
+        shared.second, alone.second);
+  }
+}
+
+TEST_CASE("a mixer that is chosen computes what it computes alone", "[model][language_model]") {
+  DeltaTransformerSettings<> settings = settings_of(Variant::tc_ec);
+  settings.vocabulary = 5;
+  settings.layers = 2;
+  settings.width = 8;
+  settings.mixer = {.heads = 2};
+  auto chosen_settings = settings_of<LanguageModelSettings::Mixer>(Variant::tc_ec);
+  chosen_settings.vocabulary = 5;
+  chosen_settings.layers = 2;
+  chosen_settings.width = 8;
+  chosen_settings.mixer = settings.mixer;
+  const DeltaTransformer<double> alone(settings, 3);
+  const Model chosen(chosen_settings, 3);
+  CHECK(names_of(chosen) == names_of(alone));
+  const auto tokens = tokens_of(12);
+  auto tape = alone.make_tape();
+  auto chosen_tape = chosen.make_tape();
+  CHECK(chosen.forward({tokens}, chosen_tape) == alone.forward({tokens}, tape));
+}
+
+TEST_CASE("a plain model has no parameters but those of its mixer, MLP, norms and head",
+          "[model][language_model]") {
+  auto settings = plain("gated_delta_product");
+  settings.layers = 1;
+  const std::string tied =
+      "embedding.weight\n"
+      "layers.0.mixer.norm.weight\n"
+      "layers.0.mixer.sublayer.q_proj.weight\nlayers.0.mixer.sublayer.k_proj.weight\n"
+      "layers.0.mixer.sublayer.v_proj.weight\nlayers.0.mixer.sublayer.q_conv1d.weight\n"
+      "layers.0.mixer.sublayer.k_conv1d.weight\nlayers.0.mixer.sublayer.v_conv1d.weight\n"
+      "layers.0.mixer.sublayer.b_proj.weight\nlayers.0.mixer.sublayer.a_proj.weight\n"
+      "layers.0.mixer.sublayer.A_log\nlayers.0.mixer.sublayer.dt_bias\n"
+      "layers.0.mixer.sublayer.g_proj.weight\nlayers.0.mixer.sublayer.o_norm.weight\n"
+      "layers.0.mixer.sublayer.o_proj.weight\n"
+      "layers.0.mlp.norm.weight\n"
+      "layers.0.mlp.sublayer.c_fc1.weight\nlayers.0.mlp.sublayer.c_fc2.weight\n"
+      "layers.0.mlp.sublayer.c_proj.weight\n"
+      "norm.weight\n";
+  CHECK(names_of(Model(settings)) == tied + "head.weight\n");
+  settings.tie_embeddings = true;
+  CHECK(names_of(Model(settings)) == tied);
+}
+
+TEST_CASE("a LanguageModel refuses tapes, states and gradients of another mixer",
+          "[model][language_model][errors]") {
+  const Model attention = model_of(plain("attention")), delta = model_of(plain("delta_net"));
+  const auto tokens = tokens_of(6);
+  auto tape = attention.make_tape();
+  CHECK_THROWS_AS(delta.forward({tokens}, tape), std::invalid_argument);
+  auto state = attention.make_state();
+  CHECK_THROWS_AS(delta.infer(1, state), std::invalid_argument);
+  const Matrix<double> logits = attention.forward({tokens}, tape);
+  Model gradient = zeros_like(delta);
+  CHECK_THROWS_WITH(
+      attention.backward(logits, tape, gradient),
+      "ddl::DeltaTransformer::backward: the gradient's layers.0.mixer.sublayer is alternative 1, "
+      "expected alternative 0");
+  Model untied = zeros_like(attention);
+  untied.head = {};
+  CHECK_THROWS_WITH(attention.backward(logits, tape, untied),
+                    "ddl::DeltaTransformer::backward: the gradient's head.weight is 0 x 0, expected 5 x " +
+                        std::to_string(small_width));
+}
