@@ -8,81 +8,40 @@
 
 #include <algorithm>
 #include <array>
-#include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <nlohmann/json.hpp>
-#include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <variant>
-#include <vector>
 
-#include "ddl/io/weights.hpp"
+#include "ddl/io/foreign_weights.hpp"
 #include "ddl/model/delta_transformer.hpp"
 
 namespace ddl {
 
-namespace detail {
-
-/// Takes settings out of a JSON object one by one, so that in the end those that nobody knows are left.
-class ConfigReader {
- public:
-  explicit ConfigReader(nlohmann::json config) : left_(std::move(config)) {
-    if (!left_.is_object()) fail(where, "the config", json_text(left_), "a JSON object");
-  }
-
-  /// A size: so large at most that the product of two is a 64-bit number.
-  Index number(const char* key, Index otherwise, Index least = 1) {
-    return json_integer(where, key, take(key, otherwise), least, (std::numeric_limits<std::int32_t>::max)());
-  }
-  double number(const char* key, double otherwise) { return json_number(where, key, take(key, otherwise)); }
-  bool flag(const char* key, bool otherwise) { return json_flag(where, key, take(key, otherwise)); }
-  nlohmann::json take(const char* key, nlohmann::json otherwise) {
-    const auto found = left_.find(key);
-    if (found == left_.end()) return otherwise;
-    nlohmann::json value = std::move(*found);
-    left_.erase(found);
-    return value;
-  }
-  /// A setting of which one value is provided for.
-  void only(const char* key, const nlohmann::json& expected) {
-    const nlohmann::json value = take(key, expected);
-    if (value != expected) fail(where, key, json_text(value), json_text(expected));
-  }
-  void finish() const {
-    if (!left_.empty())
-      fail(where, "the config", json_text(left_), "nothing besides the settings that are known");
-  }
-
-  static constexpr const char* where = "ddl::transformer_settings";
-
- private:
-  nlohmann::json left_;
-};
-
-}  // namespace detail
-
+/// @tparam MixerSettings  AttentionSettings, or a variant that has them: LanguageModelSettings::Mixer.
 /// @throws std::invalid_argument if the variant or a setting is unknown, or one has a value that is not provided for.
-inline DeltaTransformerSettings<> transformer_settings(const std::string& variant,
-                                                       const nlohmann::json& config) {
+template <class MixerSettings = AttentionSettings>
+DeltaTransformerSettings<MixerSettings> transformer_settings(const std::string& variant,
+                                                             const nlohmann::json& config) {
   const auto named = std::find_if(all_variants.begin(), all_variants.end(),
                                   [&](Variant each) { return variant == name_of(each); });
   if (named == all_variants.end())
-    fail(detail::ConfigReader::where, "the variant", variant, "vdim1, tc, tc_ec, cc or cc_ec");
-  detail::ConfigReader from(config);
+    fail("ddl::transformer_settings", "the variant", variant, "vdim1, tc, tc_ec, cc or cc_ec");
+  detail::ConfigReader from("ddl::transformer_settings", config);
   const bool expanded = *named != Variant::vdim1;
-  DeltaTransformerSettings<> to = settings_of(*named);
+  auto to = settings_of<MixerSettings>(*named);
   to.vocabulary = from.number("vocab_size", Index(50304));
   to.layers = from.number("num_hidden_layers", Index(12), 0);
   to.width = from.number("hidden_size", Index(768));
   to.context = from.number("block_size", Index(1024));
-  to.mixer = {.heads = from.number("num_attention_heads", Index(6)),
-              .head_dim = from.number("head_dim", Index(128)),
-              .rope_base = from.number("rope_base", 10000.0),
-              .rope_ratio = from.number("rope_ratio", 1.0),
-              .qk_norm = from.flag("use_qk_rmsnorm", true)};
+  to.mixer = AttentionSettings{.heads = from.number("num_attention_heads", Index(6)),
+                               .head_dim = from.number("head_dim", Index(128)),
+                               .rope_base = from.number("rope_base", 10000.0),
+                               .rope_ratio = from.number("rope_ratio", 1.0),
+                               .qk_norm = from.flag("use_qk_rmsnorm", true)};
   to.k_eps = from.number("ddl_k_eps", default_k_eps);
 
   if (!from.flag("ddl_beta_single_linear", true))
@@ -135,18 +94,20 @@ inline DeltaTransformerSettings<> transformer_settings(const std::string& varian
 }
 
 /// The settings in a file's metadata. @throws FileError
-inline DeltaTransformerSettings<> transformer_settings(const SafetensorsFile& file) {
+template <class MixerSettings = AttentionSettings>
+DeltaTransformerSettings<MixerSettings> transformer_settings(const SafetensorsFile& file) {
   const std::string& variant = detail::metadata_entry(file, "variant");
   const nlohmann::json config = detail::parse_metadata(file, "config");
   try {
-    return transformer_settings(variant, config);
+    return transformer_settings<MixerSettings>(variant, config);
   } catch (const std::invalid_argument& error) {
     throw FileError(file.file(), error.what());
   }
 }
 
 /// The other way: variant and config. @throws std::invalid_argument if the authors' code has no such model.
-inline Metadata transformer_metadata(const DeltaTransformerSettings<>& settings) {
+template <class MixerSettings>
+Metadata transformer_metadata(const DeltaTransformerSettings<MixerSettings>& settings) {
   const auto* compressor = std::get_if<CompressorSettings>(&settings.compressor);
   const auto* over_channels = std::get_if<ChannelConvolutionSettings>(&settings.compressor);
   const auto* over_tokens = std::get_if<TokenConvolutionSettings>(&settings.compressor);
@@ -154,15 +115,18 @@ inline Metadata transformer_metadata(const DeltaTransformerSettings<>& settings)
   const auto* constant = std::get_if<ConstantValueSettings>(&settings.value);
   const auto* tanh = std::get_if<TanhGateSettings>(&settings.gate);
   const bool expands = settings.expansion.kernel.has_value();
-  check_positive("ddl::transformer_metadata", "heads", settings.mixer.heads);
   const auto expect = [](bool true_of_it, const char* what, const char* expected) {
     if (!true_of_it) fail("ddl::transformer_metadata", what, "none of the authors' models", expected);
   };
+  const auto* attention = detail::chosen<AttentionSettings>(settings.mixer);
+  expect(attention, "this mixer", "causal self-attention");
+  check_positive("ddl::transformer_metadata", "heads", attention->heads);
   expect(!compressor || (settings.value_channels == 1 && !expands),
          "a model without a convolution to compress", "one value channel, repeated");
   expect(!value || value->source == ValueSource::compressed, "a value of the context",
          "the compressed state's");
-  expect(settings.norm_eps == 1e-5 && settings.mixer.norm_eps == 1e-5, "this eps of a norm", "1e-5");
+  expect(settings.tie_embeddings, "an untied head", "the embedding as the head");
+  expect(settings.norm_eps == 1e-5 && attention->norm_eps == 1e-5, "this eps of a norm", "1e-5");
   expect(settings.mlp.hidden.value_or(8 * settings.width / 3) == 8 * settings.width / 3,
          "this hidden width of SwiGLU", "8/3 of the width, rounded down");
 
@@ -171,11 +135,11 @@ inline Metadata transformer_metadata(const DeltaTransformerSettings<>& settings)
                            {"num_hidden_layers", settings.layers},
                            {"hidden_size", d},
                            {"block_size", settings.context},
-                           {"num_attention_heads", settings.mixer.heads},
-                           {"head_dim", settings.mixer.head_dim.value_or(d / settings.mixer.heads)},
-                           {"rope_base", settings.mixer.rope_base},
-                           {"rope_ratio", settings.mixer.rope_ratio},
-                           {"use_qk_rmsnorm", settings.mixer.qk_norm},
+                           {"num_attention_heads", attention->heads},
+                           {"head_dim", attention->head_dim.value_or(d / attention->heads)},
+                           {"rope_base", attention->rope_base},
+                           {"rope_ratio", attention->rope_ratio},
+                           {"use_qk_rmsnorm", attention->qk_norm},
                            {"ddl_k_eps", settings.k_eps},
                            {"ddl_beta_single_linear", tanh == nullptr}};
   if (tanh) config["ddl_beta_hidden_size"] = tanh->hidden.value_or((std::max)(Index(1), d / 4));
@@ -198,13 +162,9 @@ inline Metadata transformer_metadata(const DeltaTransformerSettings<>& settings)
 }
 
 /// The authors' name for a parameter of a DeltaTransformer, "layers.1.mlp.norm.weight" -> "transformer.h.1.ln_2.weight".
-inline std::string transformer_name(const DeltaTransformerSettings<>& settings, std::string_view name) {
-  using Beginnings = std::span<const std::pair<std::string, std::string>>;
-  const auto renamed = [](std::string_view whole, Beginnings beginnings) {
-    for (const auto& [ours, theirs] : beginnings)
-      if (whole.starts_with(ours)) return theirs + std::string(whole.substr(ours.size()));
-    return std::string(whole);
-  };
+template <class MixerSettings>
+std::string transformer_name(const DeltaTransformerSettings<MixerSettings>& settings, std::string_view name) {
+  using detail::renamed;
   const bool over_tokens = std::holds_alternative<TokenConvolutionSettings>(settings.compressor);
   const std::string convolution = over_tokens ? "shortconv.weight" : "weight";
   const std::string gate = std::holds_alternative<TanhGateSettings>(settings.gate) ? "beta_out." : "beta.";
@@ -237,7 +197,8 @@ inline std::string transformer_name(const DeltaTransformerSettings<>& settings, 
 
 /// Whether a checkpoint of the authors' has this tensor and no model reads it: the head, which is the embedding, and
 /// under a constant value the projection that would have computed it.
-inline bool unused_in_transformer(const DeltaTransformerSettings<>& settings, std::string_view name) {
+template <class MixerSettings>
+bool unused_in_transformer(const DeltaTransformerSettings<MixerSettings>& settings, std::string_view name) {
   return name == "lm_head.weight" || (std::holds_alternative<ConstantValueSettings>(settings.value) &&
                                       name.find(".v_proj.") != std::string_view::npos);
 }
@@ -245,39 +206,26 @@ inline bool unused_in_transformer(const DeltaTransformerSettings<>& settings, st
 /// Fills the model from the tensors PREFIX + the authors' names, converted to its scalar, or leaves it as it was.
 /// @throws FileError if one is missing or of another shape, a tensor with the prefix belongs to nothing, or
 /// lm_head.weight is there and not the embedding.
-template <class Scalar>
-void load_transformer(DeltaTransformer<Scalar>& model, const SafetensorsFile& file,
+template <class Scalar, class Mixer>
+void load_transformer(DeltaTransformer<Scalar, Mixer>& model, const SafetensorsFile& file,
                       const std::string& prefix = {}) {
-  DeltaTransformer<Scalar> read = model;
-  const LoadReport report = load_parameters(
-      read, file, [&](std::string_view name) { return prefix + transformer_name(model.settings, name); },
-      Strict::no);
-  std::string problems;
-  for (const std::string& name : report.missing)
-    problems += "\n  missing: tensor " + detail::in_quotes(prefix + transformer_name(model.settings, name));
-  for (const std::string& name : report.unexpected)
-    if (name.starts_with(prefix) &&
-        !unused_in_transformer(model.settings, std::string_view(name).substr(prefix.size())))
-      problems += "\n  unexpected: tensor " + detail::in_quotes(name);
-  if (!problems.empty()) throw FileError(file.file(), "does not fit the model" + problems);
-  const std::string head = prefix + "lm_head.weight";
-  if (file.contains(head) && file.read_matrix<Scalar>(head) != read.embedding.weight)
-    throw FileError(file.file(), "tensor " + detail::in_quotes(head) +
-                                     " is not the embedding's weight, expected the same: they are tied");
-  model = std::move(read);
+  detail::load_by_names(
+      model, file, prefix, [&](std::string_view name) { return transformer_name(model.settings, name); },
+      [&](std::string_view theirs) { return unused_in_transformer(model.settings, theirs); });
 }
 
 namespace detail {
 
 /// Calls f(name, shape) for every tensor of layer `layer` under the authors' names, or for those outside of the layers
 /// if it is below 0. The settings are those that transformer_settings gives.
-template <class F>
-void for_each_tensor(const DeltaTransformerSettings<>& settings, Index layer, const F& f) {
+template <class MixerSettings, class F>
+void for_each_transformer_tensor(const DeltaTransformerSettings<MixerSettings>& settings, Index layer,
+                                 const F& f) {
   const auto size = [](Index n) { return static_cast<std::uint64_t>(n); };
+  const AttentionSettings& attention = *chosen<AttentionSettings>(settings.mixer);
   const std::uint64_t d = size(settings.width), m = size(settings.value_channels),
-                      head_dim =
-                          size(settings.mixer.head_dim.value_or(settings.width / settings.mixer.heads)),
-                      inner = size(settings.mixer.heads) * head_dim, hidden = 8 * d / 3;
+                      head_dim = size(attention.head_dim.value_or(settings.width / attention.heads)),
+                      inner = size(attention.heads) * head_dim, hidden = 8 * d / 3;
   const auto compressor = [&](const std::string& name) {
     const auto* over_tokens = std::get_if<TokenConvolutionSettings>(&settings.compressor);
     const auto* over_channels = std::get_if<ChannelConvolutionSettings>(&settings.compressor);
@@ -299,7 +247,7 @@ void for_each_tensor(const DeltaTransformerSettings<>& settings, Index layer, co
   for (const char* projection : {"attn.c_q.weight", "attn.c_k.weight", "attn.c_v.weight"})
     f(h + projection, TensorShape{inner, d});
   f(h + "attn.c_proj.weight", TensorShape{d, inner});
-  if (settings.mixer.qk_norm)
+  if (attention.qk_norm)
     for (const char* norm : {"attn.q_rms.weight", "attn.k_rms.weight"}) f(h + norm, TensorShape{head_dim});
   for (const char* projection : {"mlp.c_fc1.weight", "mlp.c_fc2.weight"})
     f(h + projection, TensorShape{hidden, d});
@@ -323,33 +271,18 @@ void for_each_tensor(const DeltaTransformerSettings<>& settings, Index layer, co
   }
 }
 
-/// Compares every shape that the settings ask for with the file's, so that a model takes no more memory than its file
-/// justifies. @throws FileError that lists what does not fit, up to the first layer where anything does not.
-inline void check_tensors(const SafetensorsFile& file, const DeltaTransformerSettings<>& settings,
-                          const std::string& prefix) {
-  std::string problems;
-  for (Index layer = -1; layer < settings.layers && problems.empty(); ++layer)
-    for_each_tensor(settings, layer, [&](const std::string& theirs, const TensorShape& wanted) {
-      const std::string name = prefix + theirs;
-      problems += fit_problem(file, stored_tensor(file, name), name, wanted, true);
-    });
-  if (!problems.empty()) throw FileError(file.file(), "does not fit its own config" + problems);
-}
-
 }  // namespace detail
 
 /// The model that a file holds, its parameters' names with or without "param.". @throws FileError
-template <class Scalar>
-DeltaTransformer<Scalar> read_transformer(const SafetensorsFile& file) {
-  const DeltaTransformerSettings<> settings = transformer_settings(file);
-  const auto names = file.names();
-  const std::string prefix =
-      std::any_of(names.begin(), names.end(), [](auto& name) { return name.starts_with("param."); })
-          ? "param."
-          : "";
-  detail::check_tensors(file, settings, prefix);
+template <class Scalar, class Mixer = CausalSelfAttention<Scalar>>
+DeltaTransformer<Scalar, Mixer> read_transformer(const SafetensorsFile& file) {
+  const auto settings = transformer_settings<typename Mixer::Settings>(file);
+  const std::string prefix = detail::parameter_prefix(file);
+  detail::check_tensors(file, settings.layers, prefix, [&](Index layer, const auto& f) {
+    detail::for_each_transformer_tensor(settings, layer, f);
+  });
   try {
-    DeltaTransformer<Scalar> model(settings);
+    DeltaTransformer<Scalar, Mixer> model(settings);
     load_transformer(model, file, prefix);
     return model;
   } catch (const std::invalid_argument& error) {
@@ -359,24 +292,12 @@ DeltaTransformer<Scalar> read_transformer(const SafetensorsFile& file) {
 
 /// Writes the model as the authors' code would, whole or not at all.
 /// @throws FileError, or std::invalid_argument if the authors' code has no such model.
-template <class Scalar>
-void save_transformer(const DeltaTransformer<Scalar>& model, const std::string& path) {
-  SafetensorsWriter writer;
-  writer.metadata = transformer_metadata(model.settings);
-  for_each_parameter(
-      [&](const ParameterPath& place, const auto& p) {
-        const std::string name = transformer_name(model.settings, place.str());
-        if (name != "input_embed.conv.weight") return writer.add(name, p, place.is_vector());
-        std::vector<std::byte> bytes(static_cast<std::size_t>(p.size()) * sizeof(Scalar));
-        for (Index i = 0; i < p.size(); ++i)  // PyTorch's Conv1d: (d m) x 1 x K
-          detail::store_little<Scalar>(p(i / p.cols(), i % p.cols()),
-                                       bytes.data() + static_cast<std::size_t>(i) * sizeof(Scalar));
-        TensorShape shape = detail::shape_of(p, false);
-        shape.insert(shape.begin() + 1, 1);
-        writer.add(name, detail::dtype_of<Scalar>(), shape, std::move(bytes));
-      },
-      model);
-  writer.save(path);
+template <class Scalar, class Mixer>
+void save_transformer(const DeltaTransformer<Scalar, Mixer>& model, const std::string& path) {
+  detail::save_by_names(
+      model, path, transformer_metadata(model.settings),
+      [&](std::string_view name) { return transformer_name(model.settings, name); },
+      [](std::string_view theirs) { return theirs == "input_embed.conv.weight"; });
 }
 
 }  // namespace ddl

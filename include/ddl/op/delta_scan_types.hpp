@@ -118,7 +118,7 @@ ScanSizes scan_sizes(const char* where, const DeltaScanSettings& settings, std::
          "a multiple of the " + std::to_string(s.key_heads) + " key heads");
   const auto rows_per = [&](const char* what, const Matrix<Scalar>& matrix, Index parts) {
     if (matrix.rows() < parts || matrix.rows() % parts != 0)
-      fail(where, what, shape_text(matrix.rows(), matrix.cols()),
+      fail(where, what, ddl::shape_text(matrix.rows(), matrix.cols()),
            "a multiple of " + std::to_string(parts) + " rows, one block a head");
     return matrix.rows() / parts;
   };
