@@ -31,9 +31,13 @@ using Stores = std::map<std::string, Stored>;
 
 SafetensorsFile golden() { return SafetensorsFile(data_path("golden/dev_cc_ec_paper.safetensors")); }
 
-/// The golden file with its tensors changed by f.
-SafetensorsFile changed(const std::function<void(Stores&, Metadata&)>& f) {
-  const SafetensorsFile file = golden();
+SafetensorsFile golden_time(const std::string& name) {
+  return SafetensorsFile(data_path("golden_time/dev_" + name + ".safetensors"));
+}
+
+/// The file with its tensors changed by f.
+SafetensorsFile changed(const std::function<void(Stores&, Metadata&)>& f,
+                        const SafetensorsFile& file = golden()) {
   Stores tensors;
   Metadata metadata = file.metadata();
   for (const std::string& name : file.names()) {
@@ -52,7 +56,8 @@ std::string verdict(const SafetensorsFile& file) {
   reference::Errors errors;
   const std::string message = error_of([&] { errors = reference::Reference<double>(file).errors(); });
   if (message != "no error") return message;
-  for (const double error : {errors.logits, errors.hidden, errors.loss, errors.gradients, errors.tokens})
+  for (const double error :
+       {errors.logits, errors.hidden.value_or(0), errors.loss, errors.gradients, errors.tokens})
     if (!(error <= 1e-10)) return "fails";
   return "passes";
 }
@@ -75,6 +80,79 @@ TEST_CASE("a file of reference numbers passes", "[examples][reference]") {
   CHECK(verdict(golden()) == "passes");
   CHECK(verdict(changed([](Stores&, Metadata&) {})) == "passes");
   CHECK(reshaped("loss", {}) == "passes");
+}
+
+TEST_CASE("files of the models over time pass", "[examples][reference]") {
+  for (const std::string name : {"delta_net", "delta_net_neg_gate", "delta_product", "gated_delta_net",
+                                 "gated_delta_net_neg", "gated_delta_product"}) {
+    CAPTURE(name);
+    CHECK(verdict(golden_time(name)) == "passes");
+    CHECK_FALSE(reference::is_rounded(golden_time(name)));
+  }
+}
+
+TEST_CASE("a file of a model over time may be without prefix and targets, and in float",
+          "[examples][reference]") {
+  const SafetensorsFile file = golden_time("gated_delta_product");
+  const auto without_prefix = changed(
+      [](Stores& tensors, Metadata&) {
+        Stores renamed;
+        for (auto& [name, tensor] : tensors)
+          renamed[name.starts_with("param.") ? name.substr(6) : name] = std::move(tensor);
+        tensors = std::move(renamed);
+      },
+      file);
+  CHECK(verdict(without_prefix) == "passes");
+
+  const auto without_targets = changed([](Stores& tensors, Metadata&) { tensors.erase("targets"); }, file);
+  const auto with_next_tokens = changed(
+      [](Stores& tensors, Metadata&) {
+        const Stored& idx = tensors.at("idx");
+        Stored& targets = tensors.at("targets");
+        const std::size_t length = idx.shape[1], count = idx.shape[0] * length;
+        for (std::size_t n = 0; n < count; ++n) {
+          std::byte* const target = targets.bytes.data() + 4 * n;
+          if ((n + 1) % length == 0)
+            detail::store_little(-1, target);
+          else
+            std::copy_n(idx.bytes.data() + 4 * (n + 1), 4, target);
+        }
+      },
+      file);
+  const auto given = reference::Reference<double>(with_next_tokens).errors(),
+             derived = reference::Reference<double>(without_targets).errors();
+  CHECK(derived.loss == given.loss);
+  CHECK(derived.gradients == given.gradients);
+
+  const auto in_float = changed(
+      [&](Stores& tensors, Metadata&) {
+        for (auto& [name, tensor] : tensors) {
+          if (tensor.dtype != "F64") continue;
+          const Vector<float> numbers = file.read<float>(name);
+          tensor.dtype = "F32";
+          tensor.bytes.resize(4 * static_cast<std::size_t>(numbers.size()));
+          for (Index i = 0; i < numbers.size(); ++i)
+            detail::store_little(numbers[i], tensor.bytes.data() + 4 * static_cast<std::size_t>(i));
+        }
+      },
+      file);
+  CHECK(reference::is_rounded(in_float));
+  const auto errors = reference::Reference<double>(in_float).errors();
+  CHECK(errors.logits <= 2e-5);
+  CHECK(errors.gradients <= 1e-4);
+  CHECK(errors.tokens == 0);
+}
+
+TEST_CASE("every tensor of a file over time must be there, and no other", "[examples][reference]") {
+  const SafetensorsFile file = golden_time("delta_net");
+  for (const std::string& name : file.names()) {
+    if (name == "targets") continue;
+    CAPTURE(name);
+    CHECK_THAT(verdict(changed([&](Stores& tensors, Metadata&) { tensors.erase(name); }, file)),
+               ContainsSubstring("tensor \"" + name + "\""));
+  }
+  CHECK(verdict(changed([](Stores& tensors, Metadata&) { tensors["hidden.0"] = tensors["logits"]; }, file)) ==
+        "bad: tensor \"hidden.0\" is not read by anything");
 }
 
 TEST_CASE("every tensor of a reference file must have its shape", "[examples][reference]") {
@@ -120,7 +198,8 @@ TEST_CASE("every number of a reference file counts", "[examples][reference]") {
           "fails");
     CHECK(with_number(name, 0, std::nan("")) == "fails");
   }
-  for (std::size_t i = 0; i < 13; ++i) CHECK(with_number("greedy", i, static_cast<int>(28 - i % 2)) != "passes");
+  for (std::size_t i = 0; i < 13; ++i)
+    CHECK(with_number("greedy", i, static_cast<int>(28 - i % 2)) != "passes");
 }
 
 TEST_CASE("tokens and settings out of range are told of the file", "[examples][reference]") {

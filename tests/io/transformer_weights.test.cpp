@@ -352,7 +352,7 @@ TEST_CASE("the tensors that settings ask for are those of the model", "[io][tran
   std::set<std::string> expected, given;
   for (const std::string& name : file.names()) expected.insert(name);
   for (Index layer = -1; layer < read.layers; ++layer)
-    detail::for_each_tensor(read, layer, [&](const std::string& name, const TensorShape& shape) {
+    detail::for_each_transformer_tensor(read, layer, [&](const std::string& name, const TensorShape& shape) {
       CAPTURE(name);
       CHECK(given.insert(name).second);
       REQUIRE(file.contains(name));
