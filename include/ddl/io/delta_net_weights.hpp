@@ -35,7 +35,7 @@ template <class MixerSettings = DeltaRuleSettings>
 DeltaTransformerSettings<MixerSettings> delta_net_settings(const nlohmann::json& config,
                                                            const std::string& model_type = {}) {
   constexpr const char* where = "ddl::delta_net_settings";
-  detail::ConfigReader from(where, config);
+  detail::ConfigReader from(where, config, detail::Null::is_the_default);
   const nlohmann::json type = from.take("model_type", model_type);
   const bool plain = type == "delta_net", gated = type == "gated_deltanet";
   if (!plain && !gated && type != "gated_deltaproduct")

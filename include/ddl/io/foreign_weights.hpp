@@ -21,11 +21,14 @@
 
 namespace ddl::detail {
 
-/// Takes settings out of a JSON object one by one, so that in the end those that nobody knows are left. A setting that is
-/// null has its default.
+/// How a reader takes a setting that is null.
+enum class Null { is_a_value, is_the_default };
+
+/// Takes settings out of a JSON object one by one, so that in the end those that nobody knows are left.
 class ConfigReader {
  public:
-  ConfigReader(const char* where_, nlohmann::json config) : where(where_), left_(std::move(config)) {
+  ConfigReader(const char* where_, nlohmann::json config, Null null = Null::is_a_value)
+      : where(where_), left_(std::move(config)), null_(null) {
     if (!left_.is_object()) fail(where, "the config", json_text(left_), "a JSON object");
   }
 
@@ -40,7 +43,7 @@ class ConfigReader {
     if (found == left_.end()) return otherwise;
     nlohmann::json value = std::move(*found);
     left_.erase(found);
-    return value.is_null() ? otherwise : value;
+    return value.is_null() && null_ == Null::is_the_default ? otherwise : value;
   }
   /// A setting of which one value is provided for.
   void only(const char* key, const nlohmann::json& expected) {
@@ -57,6 +60,7 @@ class ConfigReader {
 
  private:
   nlohmann::json left_;
+  Null null_;
 };
 
 /// The settings of type S: `settings` themselves, or the alternative that a variant holds; null if it holds another.
