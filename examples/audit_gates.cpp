@@ -2,8 +2,10 @@
 /// @file  What a trained net does with its gates: reads a checkpoint of train_classifier or train_lm and, over what it was
 /// not trained on, prints for each layer where beta lies, whether the edit brings the readout closer to its target, how
 /// directions of successive layers stand to each other, and how many dimensions were written to; and the spectrum of the
-/// frozen shortcut.
+/// frozen shortcut. Of a language model whose mixer is the delta rule over time, also where the betas of each layer and head
+/// lie.
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 #include <variant>
 
@@ -44,6 +46,48 @@ void print_layers(const std::vector<ddl::LayerAudit>& layers) {
   }
 }
 
+/// The betas of the delta rule over time, of one layer, head and edit of a token.
+struct HeadAudit {
+  Index layer, head, edit;
+  ddl::Distribution beta{0, 2, 40};
+  Index above_one = 0;
+
+  double share_above_one() const { return double(above_one) / double(std::max(Index(1), beta.count)); }
+};
+
+/// Adds the betas of a forward pass, if the model's mixer has any.
+void add_betas(const language::Model& model, const language::Model::Tape& tape,
+               std::vector<HeadAudit>& audits) {
+  using Mixer = ddl::DeltaRule<float>;
+  auto audit = audits.begin();
+  for (std::size_t l = 0; l < model.layers.size(); ++l) {
+    const auto* mixer = std::get_if<Mixer>(&model.layers[l].mixer.sublayer.part);
+    if (!mixer) return;
+    const auto& beta = std::get<Mixer::Tape<>>(tape.activations[l].mixer.sublayer.of).inputs.beta;
+    for (Index row = 0; row < beta.rows(); ++row) {
+      if (audit == audits.end())
+        audit = audits.insert(audit, {Index(l), row % mixer->value_heads, row / mixer->value_heads});
+      for (const float value : beta.row(row)) {
+        if (!ddl::is_finite(value)) continue;
+        audit->beta.add(value);
+        audit->above_one += value > 1;
+      }
+      ++audit;
+    }
+  }
+}
+
+void print_betas(const std::vector<HeadAudit>& audits) {
+  std::printf(
+      "The delta rule over time\n"
+      "layer  head  edit   beta: mean    5 %%   50 %%   95 %%   above 1\n");
+  for (const HeadAudit& a : audits)
+    std::printf("%5ld %5ld %5ld   %10.3f %6.2f %6.2f %6.2f   %5.1f %%\n", long(a.layer + 1), long(a.head + 1),
+                long(a.edit + 1), a.beta.mean, a.beta.quantile(0.05), a.beta.quantile(0.5),
+                a.beta.quantile(0.95), 100 * a.share_above_one());
+  std::putchar('\n');
+}
+
 void print_shortcuts(const std::vector<ddl::ShortcutSpectrum>& shortcuts) {
   std::printf(
       "\nThe frozen shortcut A_L .. A_1 of single samples (all other singular values and eigenvalues are "
@@ -80,10 +124,36 @@ nlohmann::json json_of(const ddl::LayerAudit& a) {
           {"stable_rank_of_writes", a.stable_rank}};
 }
 
-void write_results(const std::string& output, const ddl::GateAudit& audit) {
+nlohmann::json json_of(const std::vector<HeadAudit>& audits) {
+  nlohmann::json heads = nlohmann::json::array();
+  for (const HeadAudit& a : audits)
+    heads.push_back({{"layer", a.layer + 1},
+                     {"head", a.head + 1},
+                     {"edit", a.edit + 1},
+                     {"count", a.beta.count},
+                     {"mean", a.beta.mean},
+                     {"deviation", a.beta.deviation()},
+                     {"above_one", a.share_above_one()},
+                     {"histogram_0_to_2", a.beta.counts}});
+  return heads;
+}
+
+/// What a net's gates do, those of its residuals and of its mixer. Either may be missing.
+struct Audit {
+  std::optional<ddl::GateAudit> residuals;
+  std::vector<HeadAudit> mixer;
+};
+
+void write_results(const std::string& output, const Audit& audits) {
+  if (!audits.residuals) {
+    training::write_json(output + ".json", {{"mixer", json_of(audits.mixer)}});
+    std::printf("\nresults: %s.json\n", output.c_str());
+    return;
+  }
+  const ddl::GateAudit& audit = *audits.residuals;
   plots::Table gates("layer,low,high,share,median"), spectrum("sample,kind,index,real,imaginary");
   plots::Table discrepancy("layer,before,before_deviation,after,after_deviation,reduced");
-  nlohmann::json document = {{"layers", nlohmann::json::array()}};
+  nlohmann::json document = {{"layers", nlohmann::json::array()}, {"mixer", json_of(audits.mixer)}};
   const auto layers = audit.layers();
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const auto& a = layers[l];
@@ -134,7 +204,7 @@ void check_same_data(const std::string& hash, const nlohmann::json& settings, co
                              trained + "; --data audits on other data");
 }
 
-ddl::GateAudit audit_classifier(const ddl::Checkpoint& checkpoint, const Net& net, const Options& o) {
+Audit audit_classifier(const ddl::Checkpoint& checkpoint, const Net& net, const Options& o) {
   const auto& settings = checkpoint.settings();
   const auto trained_on = training::setting<std::string>(settings, "data");
   Problem problem = classification::load(
@@ -152,12 +222,11 @@ ddl::GateAudit audit_classifier(const ddl::Checkpoint& checkpoint, const Net& ne
   std::printf("%s, %s residual, on %ld test samples of %s: %.2f %% correct\n\n", o.model.c_str(),
               training::setting<std::string>(settings, "residual").c_str(), long(audit.samples()),
               problem.name.c_str(), 100 * result.accuracy);
-  return audit;
+  return {std::move(audit), {}};
 }
 
-/// A sample is a token; blocks alternate attention and SwiGLU.
-ddl::GateAudit audit_transformer(const ddl::Checkpoint& checkpoint, const language::Model& model,
-                                 const Options& o) {
+/// A sample is a token; blocks alternate the mixer and SwiGLU.
+Audit audit_transformer(const ddl::Checkpoint& checkpoint, const language::Model& model, const Options& o) {
   const auto& settings = checkpoint.settings();
   const auto coder = language::coder_of(settings);
   const Index context = model.settings.context;
@@ -168,12 +237,20 @@ ddl::GateAudit audit_transformer(const ddl::Checkpoint& checkpoint, const langua
   const language::Split split(coder, text, language::text_name(source),
                               training::setting<double>(settings, "split"), context);
   const Index most = static_cast<Index>(split.held_out().size() - 1) / context;
-  ddl::GateAudit audit(model, spread(o.shortcuts, std::min(o.windows, most) * context));
+  const bool has_betas = std::holds_alternative<ddl::DeltaRuleSettings>(model.settings.mixer);
+  Audit audit;
+  if (model.settings.update != ddl::UpdateRule::additive || !has_betas)
+    audit.residuals.emplace(model, spread(o.shortcuts, std::min(o.windows, most) * context));
   const ddl::ThreadPool pool(o.threads);
   const double loss = text_loss(model, split.held_out(), context, o.windows, pool, ddl::Memory::training,
-                                [&](const auto& tape) { audit.add(model, tape, pool); });
-  std::printf("%s, %s, on %ld tokens: loss %.4f\n\n", o.model.c_str(),
-              training::setting<std::string>(settings, "variant").c_str(), long(audit.samples()), loss);
+                                [&](const auto& tape) {
+                                  if (audit.residuals) audit.residuals->add(model, tape, pool);
+                                  add_betas(model, tape, audit.mixer);
+                                });
+  std::printf("%s, %s, %s, on %ld tokens: loss %.4f\n\n", o.model.c_str(),
+              training::setting<std::string>(settings, "variant").c_str(),
+              training::setting<std::string>(settings, "mixer").c_str(),
+              long(std::min(o.windows, most) * context), loss);
   return audit;
 }
 
@@ -216,8 +293,11 @@ int main(int argc, char** argv) {
     const auto* const net = std::get_if<Net>(&loaded.model);
     const auto audit = net ? audit_classifier(loaded.checkpoint, *net, o)
                            : audit_transformer(loaded.checkpoint, std::get<language::Model>(loaded.model), o);
-    print_layers(audit.layers());
-    print_shortcuts(audit.shortcuts());
+    if (!audit.mixer.empty()) print_betas(audit.mixer);
+    if (audit.residuals) {
+      print_layers(audit.residuals->layers());
+      print_shortcuts(audit.residuals->shortcuts());
+    }
     if (!o.output.empty()) write_results(o.output, audit);
     return 0;
   });

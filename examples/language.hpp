@@ -19,13 +19,14 @@
 #include <ddl/io/file.hpp>
 #include <ddl/io/text.hpp>
 #include <ddl/model/generate.hpp>
+#include <ddl/model/language_model.hpp>
 
 #include "training.hpp"
 
 namespace language {
 
 using ddl::Index;
-using Model = ddl::DeltaTransformer<float>;
+using Model = ddl::LanguageModel<float>;
 
 /// Between text and tokens: bytes, or the characters that a text has.
 class Coder {
@@ -76,22 +77,43 @@ inline std::string read_text(const std::string& path) {
 inline const std::vector<std::string> variants = {"additive", "vdim1",           "tc", "tc_ec", "cc",
                                                   "cc_ec",    "cc_ec_write_only"};
 
-/// A model by the name of its variant and its sizes.
-inline ddl::DeltaTransformerSettings<> model_settings(const nlohmann::json& settings) {
+inline const std::vector<std::string> mixers = {"attention", "delta_net", "gated_delta_net",
+                                                "gated_delta_product"};
+
+/// A token mixer by its name and sizes.
+inline Model::Settings::Mixer mixer_settings(const nlohmann::json& settings) {
+  const auto name = training::setting<std::string>(settings, "mixer");
+  const auto heads = training::setting<Index>(settings, "heads");
+  std::optional<Index> head_dim;
+  if (const auto given = training::setting<Index>(settings, "head_dim"); given > 0) head_dim = given;
+  if (name == "attention") return ddl::AttentionSettings{.heads = heads, .head_dim = head_dim};
+  const bool gated = name != "delta_net";
+  return ddl::DeltaRuleSettings{
+      .heads = heads,
+      .head_dim = head_dim,
+      .edits = training::setting<Index>(settings, "edits"),
+      .negative_eigenvalues = training::setting<bool>(settings, "negative_eigenvalues"),
+      .decay = gated,
+      .output_gate = gated};
+}
+
+/// A model by the names of its variant and mixer, and its sizes.
+inline Model::Settings model_settings(const nlohmann::json& settings) {
   const std::string name = training::setting<std::string>(settings, "variant");
-  ddl::DeltaTransformerSettings<> model;
+  const auto named = [](ddl::Variant variant) { return ddl::settings_of<Model::Settings::Mixer>(variant); };
+  Model::Settings model;
   for (const auto variant : ddl::all_variants)
-    if (name == name_of(variant)) model = settings_of(variant);
+    if (name == name_of(variant)) model = named(variant);
   if (name == "additive") model.update = ddl::UpdateRule::additive;
   if (name == "cc_ec_write_only") {
-    model = settings_of(ddl::Variant::cc_ec);
+    model = named(ddl::Variant::cc_ec);
     model.update = ddl::UpdateRule::write_only;
   }
   model.vocabulary = training::setting<Index>(settings, "vocabulary");
   model.context = training::setting<Index>(settings, "context");
   model.layers = training::setting<Index>(settings, "layers");
   model.width = training::setting<Index>(settings, "width");
-  model.mixer.heads = training::setting<Index>(settings, "heads");
+  model.mixer = mixer_settings(settings);
   return model;
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Trains a DDL Transformer, or one of its controls, to predict the next byte or character of a text.
+/// @file  Trains a DDL Transformer, or one of its controls, to predict the next byte or character of a text. Its tokens are
+/// mixed by attention or by the delta rule over time.
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -19,21 +20,24 @@ namespace {
 using namespace language;
 
 struct Options {
-  std::string text, tokens = "bytes", variant = "cc_ec", json, checkpoint, resume, memory = "training";
+  std::string text, tokens = "bytes", variant = "cc_ec", mixer = "attention", json, checkpoint, resume,
+                    memory = "training";
   Index layers = 4, width = 128, heads = 4, context = 128, batch = 8, steps = 1000, validate = 100,
-        windows = 64;
+        windows = 64, edits = 1, head_dim = 0;
   Index threads = static_cast<Index>(std::max(1u, std::thread::hardware_concurrency()));
   Index checkpoint_every = 200, keep = 2, sample = 300;
   double learning_rate = 2e-3, weight_decay = 0.1, split = 0.1;
   std::uint64_t seed = 0;
-  bool resumes = false;
+  bool negative_eigenvalues = false, resumes = false;
 
   /// What weights, gradient, moments, and what a step keeps take, about; of the variants with 4 value channels.
   double bytes() const {
     const double d = double(width), blocks = 2 * double(layers),
                  tokens_a_step = double(batch) * double(context);
-    return 4 * (4 * (blocks * 6 * d * d + 2 * 256 * d) + tokens_a_step * (blocks * 16 * d + 256) +
-                double(layers) * double(heads) * tokens_a_step * double(context));
+    return 4 *
+           (4 * (blocks * 6 * d * d + 2 * 256 * d) + tokens_a_step * (blocks * 16 * d + 256) +
+            double(layers) * double(heads) * tokens_a_step * double(context)) *
+           double(edits);
   }
 };
 
@@ -47,7 +51,12 @@ CLI::Option* add_options(CLI::App& app, Options& o) {
       ->check(CLI::IsMember({"training", "recompute", "reversible", "reversible_recompute"}));
   add(app, "--layers", o.layers, options::size, "layers: attention and SwiGLU");
   add(app, "--width", o.width, options::size, "width d of the state");
-  add(app, "--heads", o.heads, options::size, "heads of the attention");
+  app.add_option("--mixer", o.mixer, "what mixes the tokens")->check(CLI::IsMember(mixers));
+  add(app, "--heads", o.heads, options::size, "heads of the mixer");
+  add(app, "--head-dim", o.head_dim, options::size_or_0, "size of a head; 0: the width divided by the heads");
+  add(app, "--edits", o.edits, options::size, "edits a token, of the mixers other than attention");
+  app.add_flag("--negative-eigenvalues", o.negative_eigenvalues,
+               "betas in (0, 2) in place of (0, 1), of the mixers other than attention");
   add(app, "--context", o.context, options::size, "tokens in a sequence");
   add(app, "--batch", o.batch, options::size, "sequences a step");
   add(app, "--steps", o.steps, options::size, "training steps");
@@ -73,11 +82,9 @@ CLI::Option* add_options(CLI::App& app, Options& o) {
 /// f(), where memory may run out for these options.
 template <class F>
 auto within_memory(const Options& o, const F& f) {
-  static const std::vector<options::Size<Options>> sizes = {{"--layers", &Options::layers},
-                                                            {"--width", &Options::width},
-                                                            {"--heads", &Options::heads},
-                                                            {"--context", &Options::context},
-                                                            {"--batch", &Options::batch}};
+  static const std::vector<options::Size<Options>> sizes = {
+      {"--layers", &Options::layers}, {"--width", &Options::width},     {"--heads", &Options::heads},
+      {"--edits", &Options::edits},   {"--context", &Options::context}, {"--batch", &Options::batch}};
   return options::within_memory(
       o, sizes, [](const Options& given) { return given.bytes(); }, f);
 }
@@ -105,6 +112,10 @@ int train(int argc, char** argv) {
       static_cast<double>(held_out.size());
 
   const nlohmann::json settings = {{"variant", o.variant},
+                                   {"mixer", o.mixer},
+                                   {"head_dim", o.head_dim},
+                                   {"edits", o.edits},
+                                   {"negative_eigenvalues", o.negative_eigenvalues},
                                    {"text", o.text},
                                    {"text_hash", text_hash(text)},
                                    {"split", o.split},
@@ -136,10 +147,12 @@ int train(int argc, char** argv) {
   std::printf("%zu tokens to learn from, %zu to validate on, vocabulary %ld\n", train.size(), held_out.size(),
               long(coder.size()));
   std::printf(
-      "%s: %ld layers of width %ld, %ld heads, m = %ld, %ld parameters; %ld steps of %ld x %ld tokens; %ld "
+      "%s, %s: %ld layers of width %ld, %ld heads, m = %ld, %ld parameters; %ld steps of %ld x %ld tokens; "
+      "%ld "
       "threads\n\n",
-      o.variant.c_str(), long(o.layers), long(o.width), long(o.heads), long(run.model.value_channels()),
-      long(parameter_count(run.model)), long(o.steps), long(o.batch), long(o.context), long(o.threads));
+      o.variant.c_str(), o.mixer.c_str(), long(o.layers), long(o.width), long(o.heads),
+      long(run.model.value_channels()), long(parameter_count(run.model)), long(o.steps), long(o.batch),
+      long(o.context), long(o.threads));
   if (o.resumes && training::resume(*checkpoints, run, batches, o.resume)) {
     std::printf("goes on from step %ld\n", long(run.step));
     const ddl::Checkpoint newest(ddl::checkpoints_in(o.checkpoint).back());

@@ -167,5 +167,29 @@ content() {
   expect 1 "$bin/audit_gates" c/seed-0 --data moved/other.csv
   says err "the net was not trained on the class \"green\""
 }
+mixers() {
+  local sizes="--layers 1 --width 16 --context 16 --threads 1 --sample 0"
+  for mixer in attention delta_net gated_delta_net gated_delta_product; do
+    rm -rf c
+    local run="$bin/train_lm $sizes --heads 2 --mixer $mixer --edits 2 --negative-eigenvalues --checkpoint c"
+    expect 0 $run --steps 4
+    says out "cc_ec, $mixer: "
+    expect 0 $run --steps 6 --resume
+    says out "goes on from step 4"
+    expect 0 "$bin/sample" c --tokens 20 # more than the context
+    expect 0 "$bin/audit_gates" c --windows 1 --shortcuts 0
+    says out "cc_ec, $mixer, on 16 tokens"
+    if [ $mixer = attention ]; then silent out "delta rule over time"; else says out "delta rule over time"; fi
+  done
+  expect 1 "$bin/train_lm" $sizes --heads 2 --mixer delta_net --edits 2 --negative-eigenvalues --checkpoint c --steps 6 --resume
+  says err 'mixer is "delta_net", expected "gated_delta_product"'
+  expect 0 "$bin/train_lm" $sizes --heads 2 --head-dim 4 --mixer delta_net --variant additive --steps 4 --checkpoint d
+  expect 0 "$bin/audit_gates" d --windows 1 --output audit
+  says out "delta rule over time"
+  says audit.json '"above_one"'
+  expect 105 "$bin/train_lm" --mixer rnn
+  expect 1 "$bin/train_lm" $sizes --heads 3
+  says err "heads is 3, expected a divisor of the 16 inputs, or a head_dim"
+}
 
 "$2"
