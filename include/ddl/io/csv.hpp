@@ -110,6 +110,13 @@ std::optional<Scalar> parse_number(std::string_view text) {
   return is_finite(scalar) ? std::optional(scalar) : std::nullopt;
 }
 
+/// Shorter names first, then by their bytes.
+struct ShorterFirst {
+  bool operator()(const std::string& a, const std::string& b) const {
+    return a.size() != b.size() ? a.size() < b.size() : a < b;
+  }
+};
+
 }  // namespace detail
 
 /// The names of the columns, in the file's order. @throws FileError if there is no header.
@@ -125,10 +132,7 @@ inline std::vector<std::string> read_csv_names(const std::string& path) {
 template <class Scalar>
 Dataset<Scalar> parse_csv(std::string_view text, const std::string& file, const CsvSettings& settings = {}) {
   using detail::fail_file, detail::in_quotes;
-  const auto shorter_first = [](std::string_view a, std::string_view b) {
-    return std::pair(a.size(), a) < std::pair(b.size(), b);
-  };
-  std::map<std::string, int, decltype(shorter_first)> classes;
+  std::map<std::string, int, detail::ShorterFirst> classes;
   for (const std::string& name : settings.class_names)
     classes.emplace(name, static_cast<int>(classes.size()));
   if (classes.size() != settings.class_names.size())
