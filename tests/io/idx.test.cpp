@@ -63,9 +63,9 @@ TEST_CASE("labels are integers of any size", "[io][idx]") {
   CHECK_THROWS_WITH(parse_idx_labels(idx(12, {2}, big<std::int32_t>({7, -3})), "NAME"),
                     "NAME: label 1 is -3, expected 0 to 2147483647");
   CHECK_THROWS_WITH(parse_idx_labels(idx(13, {1}, big<float>({7})), "NAME"),
-                    "NAME: holds numbers of type f4, expected integers: class numbers");
+                    "NAME: holds numbers of type F32, expected integers: class numbers");
   CHECK_THROWS_WITH(parse_idx_labels(idx(8, {1, 2}, "ab"), "NAME"),
-                    "NAME: has shape (1, 2), expected one label for each sample");
+                    "NAME: has shape [1, 2], expected one label for each sample");
 }
 
 TEST_CASE("an array may have 1 to 8 dimensions, and be empty", "[io][idx]") {
@@ -116,13 +116,13 @@ TEST_CASE("a file that is not what its header says is refused", "[io][idx][error
   for (std::size_t size = 4; size < 12; ++size)
     check(good.substr(0, size),
           "is " + std::to_string(size) + " bytes long, expected at least 12: the sizes of its 2 dimensions");
-  check(good.substr(0, 17), "holds 5 bytes of data, expected 6 for the shape (2, 3) of type u1");
-  check(good + "x", "holds 7 bytes of data, expected 6 for the shape (2, 3)");
-  check(idx(14, {2}, "12345678"), "holds 8 bytes of data, expected 16");
-  check(idx(8, {0xffffffff}, "abc"), "holds 3 bytes of data, expected 4294967295");
-  check(idx(8, {0x10000, 0x10000}, ""), "holds 0 bytes of data, expected 4294967296");
-  check(idx(8, {0x10000, 0x10000, 0x10000, 0x10000}, ""), "claims the shape (65536, 65536, 65536, 65536)");
+  check(good.substr(0, 17), "has 5 bytes of data, expected 6 for U8 of shape [2, 3]");
+  check(good + "x", "has 7 bytes of data, expected 6 for U8 of shape [2, 3]");
+  check(idx(14, {2}, "12345678"), "has 8 bytes of data, expected 16");
+  check(idx(8, {0xffffffff}, "abc"), "has 3 bytes of data, expected 4294967295");
+  check(idx(8, {0x10000, 0x10000}, ""), "has 0 bytes of data, expected 4294967296");
+  check(idx(8, {0x10000, 0x10000, 0x10000, 0x10000}, ""), "claims the shape [65536, 65536, 65536, 65536]");
   check(idx(8, {0, 0xffffffff, 0xffffffff, 0xffffffff}, ""), "claims the shape");
   check(idx(14, {0x80000000, 0x40000000}, ""), "claims the shape");
-  check(idx(8, {0, 3}, "x"), "holds 1 bytes of data, expected 0");
+  check(idx(8, {0, 3}, "x"), "has 1 bytes of data, expected 0");
 }

@@ -228,7 +228,7 @@ std::vector<Bad> bad_files() {
       R"(__metadata__ key "shape" is a list, expected a string)");
   add(32, file_of("{" + entry(std::string(1'000'000, 'n'), "U8", "[2]", "[0,1]") + "}", 1), "\"nnn",
       "has 1 bytes of data, expected 2");
-  add(32, file_of("{" + entry(R"(\u001b\u0000../x)", "U8", "[2]", "[0,1]") + "}", 1), R"("\u001b\u0000../x")",
+  add(32, file_of("{" + entry(R"(\u001b\u0000../x)", "U8", "[2]", "[0,1]") + "}", 1), R"("\x1b\x00../x")",
       "has 1 bytes of data");
   return all;
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-/// @file  CSV: delimited text with a header, one sample a line, one column for each feature, label or target.
+/// @file  CSV: delimited text with a header, a sample a line, a column for each feature and one for the class.
 /// @source RFC 4180, "Common Format and MIME Type for CSV Files"
 ///
-/// The delimiter is whichever of comma, semicolon and tab the header has most of. A field may be in quotes: delimiters,
-/// line breaks and doubled quotes in it are then text. Lines end with LF or CRLF. Blank lines, and blanks around a
+/// The delimiter is the first comma, semicolon or tab of the header. A field may be in quotes: delimiters and doubled
+/// quotes in it are then text, but it ends in its line. Lines end with LF or CRLF. Empty lines, and blanks around a
 /// field, are ignored. Numbers are decimal, with a point, whatever the locale.
 #pragma once
 
@@ -11,7 +11,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
+#include <iterator>
 #include <limits>
 #include <locale>
 #include <map>
@@ -19,7 +19,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "ddl/core/check.hpp"
@@ -29,124 +29,66 @@
 namespace ddl {
 
 struct CsvSettings {
-  std::string label = {};  ///< name of the column of classes; empty if there is none
-  std::vector<std::string> targets =
-      {};  ///< names of the columns of numbers to learn, kept in the file's order
-  std::vector<std::string> ignored = {};  ///< names of the columns to leave out; all others are features
-  /// The classes by number, for test data: those of the training data. If empty, they are those of the file, sorted:
-  /// integers first, by value, then all others, by their bytes.
+  std::string label =
+      {};  ///< name of the column of classes; empty if there is none. All others are features.
+  /// The classes by number, for test data: those of the training data. If empty, they are those of the file, shorter
+  /// names first, then by their bytes: numbers by value, if they are not negative.
   std::vector<std::string> class_names = {};
 };
 
 namespace detail {
 
-/// Reads delimited text record by record.
-class CsvReader {
- public:
-  /// Reads the header. @throws FileError if there is none.
-  CsvReader(std::string_view text, const std::string& file) : text_(text), file_(file) {
-    if (text.starts_with("\xef\xbb\xbf")) at_ = 3;
-    while (accept_line_end()) continue;
-    std::string unquoted;
+/// Calls f(number of the line, its fields) for every line that is not empty, the header first, until f returns false.
+/// @throws FileError if there is no such line, or a quote is not closed in its line.
+template <class F>
+void for_each_csv_line(std::string_view text, const std::string& file, F&& f) {
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+  std::string delimiters = ",;\t";  // one of them, once it was seen
+  std::vector<std::string> fields;
+  for (std::size_t number = 1; !text.empty(); ++number) {
+    std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix((std::min)(line.size() + 1, text.size()));
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (line.empty()) continue;
+    fields.assign(1, {});
     bool is_quoted = false;
-    for (const char c : text.substr(at_)) {
-      if (c == '\n' && !is_quoted) break;
-      if (c == '"') is_quoted = !is_quoted;
-      if (!is_quoted) unquoted += c;
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      std::string& field = fields.back();
+      const char c = line[i];
+      if (is_quoted && line.substr(i).starts_with("\"\""))
+        field += line[i++];
+      else if (c == '"' && (is_quoted || field.find_first_not_of(' ') == std::string::npos))
+        is_quoted = !is_quoted;
+      else if (!is_quoted && delimiters.find(c) != std::string::npos)
+        delimiters = c, fields.emplace_back();
+      else
+        field += c;
     }
-    const auto count = [&](char c) { return std::count(unquoted.begin(), unquoted.end(), c); };
-    delimiter_ = (std::max)({',', ';', '\t'}, [&](char a, char b) { return count(a) < count(b); });
-    if (!next()) fail_file(file, "is empty, expected the names of columns");
-    names_ = fields_;
-  }
-
-  /// Reads the next record. @return false at the end of the text.
-  bool next() {
-    while (accept_line_end()) continue;
-    record_line_ = line_;
-    if (at_ == text_.size()) return false;
-    for (std::size_t count = 1;; ++count) {
-      if (fields_.size() < count) fields_.emplace_back();
-      read_field(fields_[count - 1]);
-      if (at_ == text_.size() || accept_line_end()) {
-        fields_.resize(count);
-        return true;
-      }
-      if (text_[at_] != delimiter_)
-        fail_file(file_, "line " + std::to_string(line_) + ": after a quoted field stands " +
-                             quoted_text(text_.substr(at_, 1)) +
-                             ", expected a delimiter or the end of the line");
-      ++at_;
-    }
-  }
-
-  const std::vector<std::string>& names() const noexcept { return names_; }
-  const std::vector<std::string>& fields() const noexcept { return fields_; }
-  /// Of the record, for messages.
-  std::string place() const { return "line " + std::to_string(record_line_); }
-
- private:
-  bool is_at(char c) const noexcept { return at_ < text_.size() && text_[at_] == c; }
-  bool is_at_line_end() const noexcept { return is_at('\n') || text_.substr(at_).starts_with("\r\n"); }
-  bool accept_line_end() noexcept {
-    if (!is_at_line_end()) return false;
-    at_ += is_at('\r') ? 2u : 1u;
-    ++line_;
-    return true;
-  }
-  void skip_blanks() noexcept { at_ = (std::min)(text_.find_first_not_of(' ', at_), text_.size()); }
-
-  void read_field(std::string& field) {
-    field.clear();
-    skip_blanks();
-    if (!is_at('"')) {
-      while (at_ < text_.size() && text_[at_] != delimiter_ && !is_at_line_end()) field += text_[at_++];
+    if (is_quoted)
+      fail_file(file,
+                "line " + std::to_string(number) + ": a quote is opened and not closed in the same line");
+    for (std::string& field : fields) {
       field.resize(field.find_last_not_of(' ') + 1);
-      return;
+      field.erase(0, field.find_first_not_of(' '));
     }
-    const std::size_t first_line = line_;
-    for (bool is_doubled = false;; is_doubled = true) {  // from one quote to the next
-      if (is_doubled) field += '"';
-      const std::size_t close = text_.find('"', at_ + 1);
-      if (close == std::string_view::npos)
-        fail_file(file_, "line " + std::to_string(first_line) + ": a quote is opened here and never closed");
-      const std::string_view piece = text_.substr(at_ + 1, close - at_ - 1);
-      field += piece;
-      line_ += static_cast<std::size_t>(std::count(piece.begin(), piece.end(), '\n'));
-      at_ = close + 1;
-      if (!is_at('"')) break;
-    }
-    skip_blanks();
+    if (!f(number, std::as_const(fields))) return;
   }
-
-  std::string_view text_;
-  const std::string& file_;
-  char delimiter_ = ',';
-  std::size_t at_ = 0, line_ = 1, record_line_ = 1;
-  std::vector<std::string> names_, fields_;
-};
+  if (fields.empty()) fail_file(file, "is empty, expected the names of columns");
+}
 
 /// Whether the text is [+-] digits [. digits] [e [+-] digits], with a digit before the exponent.
 inline bool is_decimal(std::string_view text) noexcept {
-  const auto accept = [&](std::string_view any) {
-    const bool is_there = !text.empty() && any.find(text.front()) != std::string_view::npos;
-    if (is_there) text.remove_prefix(1);
-    return is_there;
-  };
-  const auto digits = [&] {
-    const std::size_t count = (std::min)(text.find_first_not_of("0123456789"), text.size());
+  const auto skip = [&](std::string_view any, std::size_t most) {
+    const std::size_t count = (std::min)({text.find_first_not_of(any), text.size(), most});
     text.remove_prefix(count);
     return count;
   };
-  accept("+-");
+  const auto digits = [&] { return skip("0123456789", text.size()); };
+  skip("+-", 1);
   std::size_t count = digits();
-  if (accept(".")) count += digits();
-  if (count == 0) return false;
-  if (accept("eE")) {
-    accept("+-");
-    if (digits() == 0) return false;
-  }
-  return text.empty();
+  if (skip(".", 1) == 1) count += digits();
+  if (count > 0 && skip("eE", 1) == 1) skip("+-", 1), count = digits();
+  return count > 0 && text.empty();
 }
 
 /// Nothing if the text is no decimal number, or none that is finite in this type. Numbers that are too small are 0.
@@ -162,128 +104,93 @@ std::optional<Scalar> parse_number(std::string_view text) {
   if (!is_read) {  // a stream tells too small from too large
     std::istringstream in{std::string(text)};
     in.imbue(std::locale::classic());
-    const bool is_in_range = static_cast<bool>(in >> number);
-    if (!is_in_range && std::abs(number) >= (std::numeric_limits<double>::max)()) return std::nullopt;
+    if (!(in >> number) && std::abs(number) >= (std::numeric_limits<double>::max)()) return std::nullopt;
   }
   const auto scalar = static_cast<Scalar>(static_cast<Accum<Scalar>>(number));
-  if (!is_finite(scalar)) return std::nullopt;
-  return scalar;
+  return is_finite(scalar) ? std::optional(scalar) : std::nullopt;
 }
 
-/// Sorts integers first, by value, then all other texts, by their bytes.
-struct IntegersFirst {
-  static auto rank(std::string_view name) {
-    std::int64_t value = 0;
-    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), value);
-    const bool is_integer = error == std::errc() && end == name.data() + name.size();
-    return std::tuple(!is_integer, is_integer ? value : 0, name);
+/// Shorter names first, then by their bytes.
+struct ShorterFirst {
+  bool operator()(const std::string& a, const std::string& b) const {
+    return a.size() != b.size() ? a.size() < b.size() : a < b;
   }
-  bool operator()(std::string_view a, std::string_view b) const { return rank(a) < rank(b); }
 };
-
-enum class CsvRole { feature, label, target, ignored };
-
-/// What each column is for. @throws FileError if the header does not fit the settings, or may be a sample.
-inline std::vector<CsvRole> csv_roles(const std::vector<std::string>& names, const std::string& file,
-                                      const CsvSettings& settings) {
-  auto sorted = names;
-  std::sort(sorted.begin(), sorted.end());
-  if (const auto twice = std::adjacent_find(sorted.begin(), sorted.end()); twice != sorted.end())
-    fail_file(file, "the header names two columns " + quoted_text(*twice) + ", expected different names");
-  std::vector<CsvRole> roles(names.size(), CsvRole::feature);
-  const auto assign = [&](const std::string& name, CsvRole role) {
-    const auto column = std::find(names.begin(), names.end(), name);
-    if (column == names.end()) {
-      std::string all;
-      for (const std::string& other : names) all += (all.empty() ? "" : ", ") + other;
-      fail_file(file, "has no column " + quoted_text(name) + ", expected one of " + quoted_text(all));
-    }
-    auto& own = roles[static_cast<std::size_t>(column - names.begin())];
-    if (own != CsvRole::feature)
-      fail("ddl::CsvSettings", "column " + quoted_text(name), "named twice", "a label, a target or ignored");
-    own = role;
-  };
-  if (!settings.label.empty()) assign(settings.label, CsvRole::label);
-  for (const std::string& name : settings.targets) assign(name, CsvRole::target);
-  for (const std::string& name : settings.ignored) assign(name, CsvRole::ignored);
-
-  const std::string* number = nullptr;  // a name that is one
-  for (std::size_t c = 0; c < names.size(); ++c) {
-    if (roles[c] == CsvRole::label || roles[c] == CsvRole::ignored) continue;
-    if (!is_decimal(names[c])) return roles;
-    number = &names[c];
-  }
-  if (number)
-    fail_file(file, "begins with a line of numbers, such as " + quoted_text(*number) +
-                        ", expected a header: the names of columns");
-  return roles;
-}
 
 }  // namespace detail
 
 /// The names of the columns, in the file's order. @throws FileError if there is no header.
 inline std::vector<std::string> read_csv_names(const std::string& path) {
-  const FileContents contents(path);
-  return detail::CsvReader(contents.text(), path).names();
+  std::vector<std::string> names;
+  detail::for_each_csv_line(FileContents(path).text(), path,
+                            [&](std::size_t, const auto& fields) { return names = fields, false; });
+  return names;
 }
 
-/// The samples in delimited text; `file` is what errors call it. @throws FileError that names the line, the
-/// column and what is there; also if the names of all features and targets are numbers, that is, if the header may be a
-/// sample.
+/// The samples in delimited text; `file` is what errors call it. @throws FileError that names the line, the column and
+/// what is there; also if the names of all features are numbers: then the header may be a sample.
 template <class Scalar>
 Dataset<Scalar> parse_csv(std::string_view text, const std::string& file, const CsvSettings& settings = {}) {
-  using detail::CsvRole, detail::quoted_text;
-  detail::CsvReader reader(text, file);
-  const auto& names = reader.names();
-  const std::vector<CsvRole> roles = detail::csv_roles(names, file, settings);
-  std::map<std::string, int, detail::IntegersFirst> classes;
+  using detail::fail_file, detail::in_quotes;
+  std::map<std::string, int, detail::ShorterFirst> classes;
   for (const std::string& name : settings.class_names)
-    if (!classes.emplace(name, static_cast<int>(classes.size())).second)
-      fail("ddl::CsvSettings", "class_names", "a list with " + quoted_text(name) + " twice",
-           "different names");
+    classes.emplace(name, static_cast<int>(classes.size()));
+  if (classes.size() != settings.class_names.size())
+    fail("ddl::CsvSettings", "class_names", "a list with a name twice", "different names");
+  const Index label_count = settings.label.empty() ? 0 : 1;
+  const auto is_label = [&](const std::string& name) { return label_count == 1 && name == settings.label; };
 
-  Dataset<Scalar> data;
-  std::vector<const int*> labels;  // in `classes`, where they are numbered at the end
-  std::vector<Scalar> inputs, targets;
-  Index records = 0;
-  for (; reader.next(); ++records) {
-    const auto& fields = reader.fields();
+  std::vector<std::string> names;
+  std::vector<Scalar> inputs;
+  std::vector<const int*> labels;  // in `classes`, which are numbered at the end
+  Index samples = -1;              // for the header
+  detail::for_each_csv_line(text, file, [&](std::size_t number, const std::vector<std::string>& fields) {
+    const std::string line = "line " + std::to_string(number);
+    if (++samples == 0) {
+      names = fields;
+      const Index found = std::count_if(names.begin(), names.end(), is_label);
+      if (found != label_count)
+        fail_file(file,
+                  "has " + std::to_string(found) + " columns " + in_quotes(settings.label) + ", expected 1");
+      const auto numbers = std::count_if(names.begin(), names.end(), [&](const std::string& name) {
+        return !is_label(name) && detail::is_decimal(name);
+      });
+      if (numbers > 0 && numbers + label_count == std::ssize(names))
+        fail_file(file, "begins with a line of numbers, expected a header: the names of columns");
+      return true;
+    }
     if (fields.size() != names.size())
-      detail::fail_file(file, reader.place() + " has " + std::to_string(fields.size()) +
-                                  " fields, expected " + std::to_string(names.size()));
+      fail_file(file, line + " has " + std::to_string(fields.size()) + " fields, expected " +
+                          std::to_string(names.size()));
     for (std::size_t c = 0; c < fields.size(); ++c) {
-      const auto fail_field = [&](const std::string& expected) {
-        detail::fail_file(file, reader.place() + ", column " + quoted_text(names[c]) + " is " +
-                                    quoted_text(fields[c]) + ", expected " + expected);
+      const auto expect = [&](bool is_there, const char* expected) {
+        if (!is_there)
+          fail_file(file, line + ", column " + in_quotes(names[c]) + " is " + in_quotes(fields[c]) +
+                              ", expected " + expected);
       };
-      if (roles[c] == CsvRole::ignored) continue;
-      if (roles[c] == CsvRole::label) {
-        if (fields[c].empty()) fail_field("a class");
-        if (!settings.class_names.empty() && !classes.contains(fields[c]))
-          fail_field("one of the " + std::to_string(classes.size()) + " classes in class_names");
+      if (is_label(names[c])) {
+        expect(!fields[c].empty(), "a class");
+        expect(settings.class_names.empty() || classes.contains(fields[c]), "one of class_names");
         labels.push_back(&classes.try_emplace(fields[c]).first->second);
       } else {
-        const auto number = detail::parse_number<Scalar>(fields[c]);
-        if (!number) fail_field("a finite number");
-        (roles[c] == CsvRole::feature ? inputs : targets).push_back(*number);
+        const auto value = detail::parse_number<Scalar>(fields[c]);
+        expect(value.has_value(), "a finite number");
+        inputs.push_back(*value);
       }
     }
-  }
-  if (records == 0) detail::fail_file(file, "has no line after the header, expected samples");
+    return true;
+  });
+  if (samples == 0) fail_file(file, "has no line after the header, expected samples");
 
-  const auto matrix = [&](const std::vector<Scalar>& values, CsvRole role) {
-    const Index rows = std::count(roles.begin(), roles.end(), role);
-    return Eigen::Map<const Matrix<Scalar>>(values.data(), rows, records);
-  };
-  data.inputs = matrix(inputs, CsvRole::feature);
-  data.targets = matrix(targets, CsvRole::target);
+  Dataset<Scalar> data;
+  data.inputs = Eigen::Map<const Matrix<Scalar>>(inputs.data(), std::ssize(names) - label_count, samples);
   data.class_names = settings.class_names;
-  if (settings.class_names.empty())
+  if (data.class_names.empty())
     for (auto& [name, number] : classes) {
       number = static_cast<int>(data.class_names.size());
       data.class_names.push_back(name);
     }
-  for (const int* label : labels) data.labels.push_back(*label);
+  for (const int* number : labels) data.labels.push_back(*number);
   return data;
 }
 

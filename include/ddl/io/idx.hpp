@@ -30,15 +30,15 @@ inline StoredArray parse_idx(std::string_view bytes, const std::string& file) {
                         " bytes long, expected at least the 4 that an IDX file begins with");
   if (bytes[0] != 0 || bytes[1] != 0)
     fail_file(file,
-              "begins with " + quoted_text(bytes.substr(0, 4)) + ", expected two zero bytes: it is not IDX");
+              "begins with " + in_quotes(bytes.substr(0, 4)) + ", expected two zero bytes: it is not IDX");
   const auto type = static_cast<unsigned char>(bytes[2]);
   const auto rank = static_cast<std::size_t>(static_cast<unsigned char>(bytes[3]));
-  StoredArray array{.type = type == 0x08   ? "u1"
-                            : type == 0x09 ? "i1"
-                            : type == 0x0B ? "i2"
-                            : type == 0x0C ? "i4"
-                            : type == 0x0D ? "f4"
-                            : type == 0x0E ? "f8"
+  StoredArray array{.type = type == 0x08   ? "U8"
+                            : type == 0x09 ? "I8"
+                            : type == 0x0B ? "I16"
+                            : type == 0x0C ? "I32"
+                            : type == 0x0D ? "F32"
+                            : type == 0x0E ? "F64"
                                            : "",
                     .order = std::endian::big,
                     .shape = {},
@@ -52,10 +52,7 @@ inline StoredArray parse_idx(std::string_view bytes, const std::string& file) {
                         std::to_string(4 + 4 * rank) + ": the sizes of its " + std::to_string(rank) +
                         " dimensions");
   for (std::size_t i = 0; i < rank; ++i) {
-    const auto size = load<std::uint32_t>(bytes.data() + 4 + 4 * i, array.order);
-    if (!std::in_range<Index>(size))
-      fail_file(file, "has a dimension of size " + std::to_string(size) + ", which no index can span");
-    array.shape.push_back(static_cast<Index>(size));
+    array.shape.push_back(load<std::uint32_t>(bytes.data() + 4 + 4 * i, array.order));
   }
   array.data = bytes.substr(4 + 4 * rank);
   check_stored_size(array, file);
@@ -71,7 +68,7 @@ template <class Scalar>
 Matrix<Scalar> parse_idx_images(std::string_view bytes, const std::string& file) {
   const detail::StoredArray array = detail::parse_idx(bytes, file);
   Matrix<Scalar> images = detail::stored_samples<Scalar>(array);
-  if (array.type == "u1") images /= Scalar(255);
+  if (array.type == "U8") images /= Scalar(255);
   return images;
 }
 

@@ -18,16 +18,11 @@
 
 #include "ddl/core/check.hpp"
 #include "ddl/io/file.hpp"
+#include "ddl/io/messages.hpp"
 
 namespace ddl::detail {
 
 inline constexpr std::size_t max_json_depth = 128;  ///< serde_json's
-
-/// A string for messages: in quotes, escaped, in ASCII, and cut if it is very long.
-inline std::string in_quotes(std::string_view text) {
-  const std::string cut = text.size() > 200 ? std::string(text.substr(0, 200)) + "..." : std::string(text);
-  return nlohmann::json(cut).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-}
 
 /// A value for messages, cut if it is very long.
 inline std::string json_text(const nlohmann::json& value) {

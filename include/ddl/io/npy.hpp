@@ -60,7 +60,7 @@ class NpyHeaderReader {
     if (!accept(token)) fail_expected(token);
   }
   [[noreturn]] void fail_expected(const std::string& what) const {
-    fail_file(file_, "the header has " + quoted_text(rest_) + ", expected " + what);
+    fail_file(file_, "the header has " + in_quotes(rest_) + ", expected " + what);
   }
 
   void read_type(StoredArray& array) {
@@ -69,28 +69,34 @@ class NpyHeaderReader {
     const std::string_view type = rest_.substr(0, rest_.find('\''));
     rest_.remove_prefix(type.size());
     expect("'");
-    const char order = type.empty() ? ' ' : type[0];
-    array.type = type.substr((std::min)(type.size(), std::size_t{1}));
+    const auto at = [&](std::size_t i) { return i < type.size() ? type[i] : ' '; };
+    const char order = at(0), kind = at(1), size = at(2);  // of elements, in bytes
     array.order = order == '>' ? std::endian::big : std::endian::little;
-    const bool known = with_type(array.type, [](auto) {});
-    if (known && (order == '<' || order == '>' || (order == '|' && array.type[1] == '1'))) return;
-    const char kind = array.type.empty() ? ' ' : array.type[0];
+    const std::string bits = std::to_string(8 * (size - '0'));
+    array.type = kind == 'b'   ? "BOOL"
+                 : kind == 'i' ? "I" + bits
+                 : kind == 'u' ? "U" + bits
+                 : kind == 'f' ? "F" + bits
+                               : "";
+    const bool known =
+        type.size() == 3 && (kind != 'b' || size == '1') && with_element_of(array.type, [](auto) {});
+    if (known && (order == '<' || order == '>' || (order == '|' && size == '1'))) return;
     fail_file(file_, std::string("holds ") +
                          (kind == 'O'                  ? "Python objects, "
                           : kind == 'c'                ? "complex numbers, "
                           : kind == 'U' || kind == 'S' ? "text, "
                           : kind == 'M' || kind == 'm' ? "times, "
                                                        : "") +
-                         "type " + quoted_text(type) +
+                         "type " + in_quotes(type) +
                          ", expected b1, i1 to i8, u1 to u8, f2, f4 or f8 after < or >");
   }
 
-  void read_shape(std::vector<Index>& shape) {
+  void read_shape(TensorShape& shape) {
     expect("(");
     while (!accept(")")) {
-      Index size = 0;
+      std::uint64_t size = 0;
       const auto [end, error] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), size);
-      if (error != std::errc{} || size < 0) fail_expected("a size");
+      if (error != std::errc{}) fail_expected("a size");
       rest_.remove_prefix(static_cast<std::size_t>(end - rest_.data()));
       shape.push_back(size);
       // A single size has a comma behind it: that makes it a list in Python.
@@ -105,11 +111,10 @@ class NpyHeaderReader {
 inline StoredArray parse_npy_array(std::string_view bytes, const std::string& file) {
   if (bytes.starts_with("PK")) fail_file(file, "is an archive (.npz), expected a single array (.npy)");
   if (!bytes.starts_with("\x93NUMPY"))
-    fail_file(file, "begins with " + quoted_text(bytes.substr(0, 6)) + ", expected \"\\x93NUMPY\"");
+    fail_file(file, "begins with " + in_quotes(bytes.substr(0, 6)) + ", expected \"\\x93NUMPY\"");
   const int version = bytes.size() < 8 ? 0 : bytes[6];
   if (version < 1 || version > 3 || bytes[7] != 0)
-    fail_file(file,
-              "has the version bytes " + quoted_text(bytes.substr(6, 2)) + ", expected 1.0, 2.0 or 3.0");
+    fail_file(file, "has the version bytes " + in_quotes(bytes.substr(6, 2)) + ", expected 1.0, 2.0 or 3.0");
   const std::size_t start = version == 1 ? 10 : 12;
   if (bytes.size() < start) fail_file(file, "ends before the length of its header");
   const std::size_t length = version == 1 ? load<std::uint16_t>(bytes.data() + 8, std::endian::little)
@@ -134,7 +139,7 @@ Matrix<Scalar> parse_npy(std::string_view bytes, const std::string& file) {
   const detail::StoredArray array = detail::parse_npy_array(bytes, file);
   if (array.shape.size() > 2)
     detail::fail_file(file,
-                      "has shape " + detail::size_list(array.shape) + ", expected at most two dimensions");
+                      "has shape " + detail::shape_text(array.shape) + ", expected at most two dimensions");
   Matrix<Scalar> matrix(array.samples(), array.features());
   detail::for_each_element(
       array, [&](Index n, Index i, auto value) { matrix(n, i) = *detail::convert<Scalar>(value); });

@@ -113,7 +113,7 @@ class Vocabulary {
       const auto found = std::lower_bound(characters_.begin(), characters_.end(), character);
       if (found == characters_.end() || *found != character)
         detail::fail_file(file, "byte " + std::to_string(begin) + " begins " +
-                                    detail::quoted_text(text.substr(begin, at - begin)) +
+                                    detail::in_quotes(text.substr(begin, at - begin)) +
                                     ", which is not in the vocabulary of " + std::to_string(size()) +
                                     " characters");
       tokens.push_back(static_cast<int>(found - characters_.begin()));
