@@ -3,6 +3,7 @@
 
 #include "ddl/core/thread_pool.hpp"
 #include "support/layer_suite.hpp"
+#include "support/ragged.hpp"
 
 using namespace ddl;
 using namespace ddl::test;
@@ -17,12 +18,12 @@ const DeltaRuleSettings negative = {
 const DeltaRuleSettings gated = {
     .heads = 2, .head_dim = 3, .value_dim = 4, .decay = true, .output_gate = true};
 const DeltaRuleSettings delta_product = {.heads = 2,
-                                   .value_heads = 4,
-                                   .head_dim = 3,
-                                   .edits = 3,
-                                   .negative_eigenvalues = true,
-                                   .decay = true,
-                                   .convolution = {}};
+                                         .value_heads = 4,
+                                         .head_dim = 3,
+                                         .edits = 3,
+                                         .negative_eigenvalues = true,
+                                         .decay = true,
+                                         .convolution = {}};
 
 template <class Scalar, bool>
 struct DeltaRuleLayer : LayerBase<DeltaRule<Scalar>, Dynamic> {
@@ -148,6 +149,25 @@ TEST_CASE("the delta rule over time continues sequences in a state of constant s
                            expected.middleCols(s * length + begin, count).eval()) <= 1e-12);
     begin += count;
   }
+}
+
+TEST_CASE("the delta rule over time takes sequences of different lengths", "[nn][delta_rule][grad]") {
+  const auto settings = GENERATE(delta_net, negative, gated, delta_product);
+  CAPTURE(settings.edits, settings.decay, settings.output_gate);
+  check_ragged(DeltaRuleLayer<double, false>{{}, settings});
+  const auto mixer = mixer_of(settings);
+  const std::vector<Index> offsets = {0, 12, 22}, first = {0, 2, 9}, second = {0, 10, 13};
+  const Matrix<double> c = tokens(22);
+  Matrix<double> expected(5, 22), run(5, 9), run2(5, 13), y(5, 22), y1(5, 9), y2(5, 13);
+  DeltaRule<double>::Tape<> tape;
+  mixer.forward(c, expected, tape, {Serial{}, offsets});
+  auto state = mixer.make_state(2, 1);
+  run << c.leftCols(2), c.middleCols(12, 7);
+  run2 << c.middleCols(2, 10), c.rightCols(3);
+  mixer.infer(run, y1, state, tape, {Serial{}, first});
+  mixer.infer(run2, y2, state, tape, {Serial{}, second});
+  y << y1.leftCols(2), y2.leftCols(10), y1.rightCols(7), y2.rightCols(3);
+  CHECK(relative_error(y, expected) <= 1e-12);
 }
 
 TEST_CASE("the delta rule over time has the same bits on any number of threads",

@@ -66,7 +66,7 @@ struct DeltaRule {
     Matrix<Scalar> gate, dgate;         ///< W_g c
     Matrix<Scalar> gated, dgated;       ///< what W_o reads
     Matrix<Scalar> dq, dk, dv, dnorm;   ///< scratch memory of backward
-    std::vector<Index> offsets;         ///< first tokens of the sequences
+    std::vector<Index> offsets;         ///< of the sequences, see Pass
   };
 
   /// The states X^T of S sequences, value_dim x (S value_heads head_dim), and the windows of the convolutions.
@@ -263,9 +263,8 @@ struct DeltaRule {
     inputs.key.resize(k_proj.outputs(), N);
     inputs.value.resize(v_proj.outputs(), N);
     tape.output.resize(value_heads * value_dim, N);
-    tape.offsets.resize(static_cast<std::size_t>(S) + 1);
-    for (std::size_t s = 0; s < tape.offsets.size(); ++s)
-      tape.offsets[s] = static_cast<Index>(s) * pass.length;
+    tape.offsets.assign(1, 0);
+    for (Index s = 0; s < S; ++s) tape.offsets.push_back(pass.sequence(s).end);
   }
 
   static Scalar softplus(Scalar x) {  // log(1 + e^x) without overflow

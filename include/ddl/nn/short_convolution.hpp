@@ -41,7 +41,7 @@ struct ShortConvolution {
   }
 
   void forward(const Input& x, BatchRef<Scalar> y, Tape& tape, const Pass& pass = {}) const {
-    convolve(x, {pass.length, 0}, y, tape, pass);
+    convolve(x, {pass}, y, tape);
   }
 
   /// Adds to dx. dy is overwritten with da.
@@ -52,7 +52,7 @@ struct ShortConvolution {
       dx += dy;
       return;
     }
-    detail::mix_windows_backward(x, weight, 1, pass.length, dy, dx, tape.dweight, pass.executor);
+    detail::mix_windows_backward(x, weight, 1, pass, dy, dx, tape.dweight);
     gradient.weight += tape.dweight.leftCols(weight.cols());
   }
 
@@ -61,21 +61,20 @@ struct ShortConvolution {
   }
   /// forward for the tokens after those in the state.
   void infer(const Input& x, BatchRef<Scalar> y, State& state, Tape& tape, const Pass& pass = {}) const {
-    const detail::Windows layout{pass.length, past()};
+    const detail::Windows layout{pass, past()};
     detail::extend_windows("ddl::ShortConvolution::infer", x, 1, layout, state, tape.windows);
-    convolve(tape.windows, layout, y, tape, pass);
+    convolve(tape.windows, layout, y, tape);
   }
 
  private:
   Index past() const noexcept { return (std::max)(Index(1), weight.cols()) - 1; }
-  void convolve(const Input& windows, const detail::Windows& layout, BatchRef<Scalar>& y, Tape& tape,
-                const Pass& pass) const {
+  void convolve(const Input& windows, const detail::Windows& layout, BatchRef<Scalar>& y, Tape& tape) const {
     tape.before.resizeLike(y);
     if (weight.size() == 0)
       tape.before = windows;
     else
-      detail::mix_windows(windows, weight, 1, layout, tape.before, pass.executor);
-    activate(Activation::silu, tape.before, y, pass.executor);
+      detail::mix_windows(windows, weight, 1, layout, tape.before);
+    activate(Activation::silu, tape.before, y, layout.pass.executor);
   }
 };
 
