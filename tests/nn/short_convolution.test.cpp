@@ -14,6 +14,7 @@ struct ConvolutionLayer : LayerBase<ShortConvolution<Scalar>, Dynamic> {
   using Tape = typename ConvolutionLayer::Part::Tape;
   std::optional<Index> kernel = 4;
 
+  static bool adds() { return false; }
   auto make(Index width, Random& random) const { return ShortConvolution<Scalar>(width, kernel, random); }
   static void backward(const auto& part, const auto& x, const auto&, auto dy, auto& dx, auto& tape,
                        auto& gradient, const ddl::Pass& pass) {

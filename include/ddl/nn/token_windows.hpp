@@ -52,6 +52,30 @@ void extend_windows(const char* where, const X& x, Index m, const Windows& layou
   }
 }
 
+/// `history` holds the same number of tokens of each of S sequences, one column a token, the newest last. Appends the new
+/// tokens of each sequence; the oldest are dropped.
+template <class M, class X>
+void append_newest(M& history, const X& x, const Pass& pass, Index S) {
+  const Index room = history.cols() / S, rows = history.rows();
+  for (Index s = 0; s < S; ++s) {
+    const TokenRange tokens = pass.sequence(s);
+    const Index fresh = (std::min)(room, tokens.length());
+    auto* const begin = history.data() + s * room * rows;
+    std::copy(begin + fresh * rows, begin + room * rows, begin);
+    history.middleCols((s + 1) * room - fresh, fresh) = x.middleCols(tokens.end - fresh, fresh);
+  }
+}
+/// Drops the newest `count` tokens of each sequence; columns of zeros take the place of the oldest.
+template <class M>
+void drop_newest(M& history, Index S, Index count) {
+  const Index room = history.cols() / S, rows = history.rows();
+  for (Index s = 0; s < S && room > 0; ++s) {
+    auto* const begin = history.data() + s * room * rows;
+    std::copy_backward(begin, begin + (room - count) * rows, begin + room * rows);
+    std::fill_n(begin, count * rows, typename M::Scalar(0));
+  }
+}
+
 /// x_n = sum over c of w_c * X_c', where c' runs over the columns of the states of token n and of the tokens before it
 /// in its sequence, m a token: the last column of w is for the last column of token n's state.
 template <class S, class W, class X>
