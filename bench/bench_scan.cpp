@@ -5,7 +5,8 @@
 /// of either kernel over that of the one that the library chooses. `arithmetic_limit` is the share of the
 /// time that the processor's multiply-adds alone would take, measured on registers in the same run: 6 d m
 /// floating-point operations forward, 14 d m backward. `scaling` is the time on one thread over that on all.
-#include <ddl/op/delta_scan.hpp>
+/// `decode` is the time of one token in a whole layer.
+#include <ddl/nn/delta_rule.hpp>
 
 #include "support.hpp"
 
@@ -105,6 +106,44 @@ void scan(benchmark::State& state, Pass pass) {
                          benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 
+/// One token of a layer with d = m, `heads` heads and a width of their product, after 100,000 tokens. The counter
+/// `after_10_tokens` is the time after 10 tokens over it.
+void decode(benchmark::State& state) {
+  using Mixer = ddl::DeltaRule<float>;
+  const Index d = state.range(0), heads = state.range(1), width = d * heads, run = 1000;
+  ddl::Random random(1);
+  const Mixer mixer(width, width, {.heads = heads, .head_dim = d, .negative_eigenvalues = true}, random);
+  const ddl::Matrix<float> c = bench::random_matrix<float>(width, run, 2);
+  ddl::Matrix<float> y(width, run);
+  Mixer::Tape<> tape;
+  const auto after = [&](Index tokens) {
+    Mixer::State memory = mixer.make_state(1, tokens);
+    for (Index n = 0; n < tokens; n += run) {
+      const Index count = (std::min)(run, tokens - n);
+      mixer.infer(c.leftCols(count), y.leftCols(count), memory, tape, {ddl::Serial{}, count, n});
+    }
+    return memory;
+  };
+  const Mixer::State early = after(10), late = after(100'000);
+  Mixer::State memory = late;
+  const auto seconds = [&](const Mixer::State& from) {
+    memory = from;
+    constexpr Index tokens = 16;
+    const auto start = bench::Clock::now();
+    for (Index n = 0; n < tokens; ++n) mixer.infer(c.col(n), y.col(n), memory, tape);
+    return bench::seconds_since(start) / double(tokens);
+  };
+  for (auto _ : state) {
+    double best = 1e9, best_early = 1e9;
+    for (int turn = 0; turn < 400; ++turn) {
+      best = (std::min)(best, seconds(late));
+      best_early = (std::min)(best_early, seconds(early));
+    }
+    state.SetIterationTime(best);
+    state.counters["after_10_tokens"] = best_early / best;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -119,7 +158,12 @@ int main(int argc, char** argv) {
     for (const Index sequences : {1, 8})  // one sequence is divided by heads and value channels alone
       if (all > 1) single->Args({64, 512, sequences, 4, 0, all});
     if (pass == Pass::infer)  // one token at a time
-      for (const Index d : {64, 128}) single->Args({d, 1, 1, 16, 0, 1});
+      for (const Index d : {64, 128})
+        for (const Index heads : {1, 8, 16})
+          for (const Index decay : {0, 1}) single->Args({d, 1, 1, heads, decay, 1});
   }
+  auto* decoding = bench::add("decode", decode)->ArgNames({"d", "heads"});
+  for (const Index d : {64, 128})
+    for (const Index heads : {1, 8}) decoding->Args({d, heads});
   return bench::run(argc, argv);
 }

@@ -53,7 +53,7 @@ struct MovingAverage {
 
   template <int Tokens>
   void forward(const Input& c, BatchRef<Scalar> y, Tape<Tokens>& tape, const Pass& pass) const {
-    State start = make_state(c.cols() / pass.length, 0);
+    State start = make_state(c.cols() / pass.length(), 0);
     infer(c, y, start, tape, pass);
   }
   /// With g_t = dy_t + a * g_(t+1):  dc_t += (1 - a) * g_t,  da += g_t * (y_(t-1) - c_t).
@@ -62,9 +62,9 @@ struct MovingAverage {
                 MovingAverage& gradient, const Pass& pass) const {
     const Vector<Scalar> a = decay(), zero = Vector<Scalar>::Zero(a.size());
     Vector<Scalar> da = zero;
-    for (Index begin = 0; begin < c.cols(); begin += pass.length) {
+    for (Index begin = 0; begin < c.cols(); begin += pass.length()) {
       Vector<Scalar> g = zero;
-      for (Index n = begin + pass.length; n-- > begin;) {
+      for (Index n = begin + pass.length(); n-- > begin;) {
         g = dy.col(n) + a.cwiseProduct(g);
         dc.col(n) += g - a.cwiseProduct(g);
         da += g.cwiseProduct((n > begin ? Vector<Scalar>(y.col(n - 1)) : zero) - c.col(n));
@@ -78,7 +78,7 @@ struct MovingAverage {
   void infer(const Input& c, BatchRef<Scalar> y, State& state, Tape<Tokens>&, const Pass& pass) const {
     const Vector<Scalar> a = decay();
     for (Index n = 0; n < c.cols(); ++n) {
-      auto average = state.average.col(n / pass.length);
+      auto average = state.average.col(n / pass.length());
       average = a.cwiseProduct(average) + c.col(n) - a.cwiseProduct(c.col(n));
       y.col(n) = average;
     }

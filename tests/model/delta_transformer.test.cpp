@@ -60,7 +60,7 @@ struct Transformer : LayerBase<DeltaTransformer<Scalar>, Dynamic> {
       tape.tokens = tokens_of(x.cols());
       tape.passes = part.make_tape(memory);
     }
-    y = part.forward({tape.tokens, pass.length}, tape.passes, pass.executor);
+    y = part.forward({tape.tokens, pass.length()}, tape.passes, pass.executor);
   }
   static void backward(const auto& part, const auto&, const auto&, const auto& dy, auto&, auto& tape,
                        auto& gradient, const ddl::Pass& pass) {
@@ -254,6 +254,52 @@ TEST_CASE("a state is its matrices and its position", "[model][transformer][infe
   CHECK(model.infer(tokens_of(4), restored) == expected);
 }
 
+TEST_CASE("sequences of different lengths are passes over each of them", "[model][transformer][grad]") {
+  DeltaTransformerSettings<> settings = settings_of(Variant::tc_ec);
+  settings.vocabulary = 11;
+  settings.context = 6;
+  settings.layers = 2;
+  settings.width = 4;
+  settings.mixer.heads = 2;
+  settings.k_eps = settings.norm_eps = 0.1;
+  const Model model = model_of(settings);
+  const std::vector<int> tokens = tokens_of(11);
+  const std::vector<Index> offsets = {0, 1, 7, 11};
+  Matrix<double> dlogits(11, 11);
+  Random random(6);
+  fill(random, dlogits);
+  Model gradient = zeros_like(model), expected_gradient = gradient;
+  auto tape = model.make_tape();
+  const Matrix<double> logits = model.forward({.tokens = tokens, .offsets = offsets}, tape);
+  model.backward(dlogits, tape, gradient);
+  for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
+    const Index begin = offsets[s], count = offsets[s + 1] - begin;
+    auto own_tape = model.make_tape();
+    const auto own =
+        std::span(tokens).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+    CHECK(relative_error(logits.middleCols(begin, count).eval(), model.forward({own}, own_tape)) <= 1e-12);
+    model.backward(dlogits.middleCols(begin, count), own_tape, expected_gradient);
+  }
+  for_each_parameter(
+      [](const ParameterPath& path, const auto& g, const auto& expected) {
+        INFO(path.str());
+        CHECK(relative_error(g, expected) <= 1e-12);
+      },
+      gradient, expected_gradient);
+
+  const auto refused = [&](const TokenBatch& batch, const std::string& message) {
+    CHECK_THROWS_WITH(model.forward(batch, tape), message);
+  };
+  const std::vector<Index> short_of = {0, 1, 7, 10}, too_long = {0, 1, 8, 11};
+  refused(
+      {.tokens = tokens, .offsets = short_of},
+      "ddl::DeltaTransformer::forward: offsets is from 0 to 10, expected from 0 to the batch's 11 tokens");
+  refused({.tokens = tokens, .offsets = too_long},
+          "ddl::DeltaTransformer::forward: a sequence is 7 tokens long, expected at most the context, 6");
+  refused({.tokens = tokens, .length = 1, .offsets = offsets},
+          "ddl::TokenBatch: the length is 1 beside offsets, expected one of the two");
+}
+
 TEST_CASE("padding that the loss ignores changes nothing", "[model][transformer][grad]") {
   const Variant variant = any_variant();
   INFO(name_of(variant));
@@ -360,9 +406,10 @@ TEST_CASE("the Transformer refuses what does not fit", "[model][transformer][err
   CHECK_THROWS_WITH(
       model.forward({tokens}, tape),
       "ddl::DeltaTransformer::forward: a sequence is 14 tokens long, expected at most the context, 6");
-  CHECK_THROWS_WITH(model.forward({tokens, 4}, tape),
-                    "ddl::DeltaTransformer::forward: the length of a sequence is 4, expected a divisor of the "
-                    "batch's 14 tokens");
+  CHECK_THROWS_WITH(
+      model.forward({tokens, 4}, tape),
+      "ddl::DeltaTransformer::forward: the length of a sequence is 4, expected a divisor of the "
+      "batch's 14 tokens");
   const std::vector<int> wrong = {1, 5};
   CHECK_THROWS_WITH(model.forward({wrong}, tape),
                     "ddl::TokenEmbedding::forward: token 1 is 5, expected 0 to 4");

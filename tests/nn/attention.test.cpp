@@ -3,6 +3,7 @@
 
 #include "ddl/core/thread_pool.hpp"
 #include "support/layer_suite.hpp"
+#include "support/ragged.hpp"
 #include "support/sequences.hpp"
 
 using namespace ddl;
@@ -157,6 +158,22 @@ TEST_CASE("gradients hold across blocks and sequences", "[nn][attention][grad]")
         check_along(p, g);
       },
       attention, gradient);
+}
+
+TEST_CASE("sequences of different lengths attend each on its own", "[nn][attention][grad]") {
+  check_ragged(AttentionLayer<double, false>{});
+  const std::vector<Index> offsets = {0, 1, 71, 74};
+  const Attention attention = attention_of(plain);
+  const Matrix<double> c = tokens(74);
+  Matrix<double> expected(5, 74), y(5, 74), next(5, 3);
+  Attention::Tape<> tape;
+  attention.forward(c, expected, tape, {Serial{}, offsets});
+  auto state = attention.make_state(3, 70);
+  attention.infer(c, y, state, tape, {Serial{}, offsets});
+  CHECK(error(y, expected) <= 1e-12);
+  CHECK_THROWS_WITH(attention.infer(c, y, state, tape, {Serial{}, offsets, 1}),
+                    "ddl::CausalSelfAttention::infer: a sequence is 71 tokens long, expected at most the "
+                    "capacity of the state, 70");
 }
 
 TEST_CASE("no token sees a later one, nor another sequence", "[nn][attention]") {

@@ -3,6 +3,7 @@
 
 #include "ddl/core/thread_pool.hpp"
 #include "support/layer_suite.hpp"
+#include "support/ragged.hpp"
 
 using namespace ddl;
 using namespace ddl::test;
@@ -17,12 +18,12 @@ const DeltaRuleSettings negative = {
 const DeltaRuleSettings gated = {
     .heads = 2, .head_dim = 3, .value_dim = 4, .decay = true, .output_gate = true};
 const DeltaRuleSettings delta_product = {.heads = 2,
-                                   .value_heads = 4,
-                                   .head_dim = 3,
-                                   .edits = 3,
-                                   .negative_eigenvalues = true,
-                                   .decay = true,
-                                   .convolution = {}};
+                                         .value_heads = 4,
+                                         .head_dim = 3,
+                                         .edits = 3,
+                                         .negative_eigenvalues = true,
+                                         .decay = true,
+                                         .convolution = {}};
 
 template <class Scalar, bool>
 struct DeltaRuleLayer : LayerBase<DeltaRule<Scalar>, Dynamic> {
@@ -148,6 +149,118 @@ TEST_CASE("the delta rule over time continues sequences in a state of constant s
                            expected.middleCols(s * length + begin, count).eval()) <= 1e-12);
     begin += count;
   }
+}
+
+TEST_CASE("the delta rule over time takes sequences of different lengths", "[nn][delta_rule][grad]") {
+  const auto settings = GENERATE(delta_net, negative, gated, delta_product);
+  CAPTURE(settings.edits, settings.decay, settings.output_gate);
+  check_ragged(DeltaRuleLayer<double, false>{{}, settings});
+  const auto mixer = mixer_of(settings);
+  const std::vector<Index> offsets = {0, 12, 22}, first = {0, 2, 9}, second = {0, 10, 13};
+  const Matrix<double> c = tokens(22);
+  Matrix<double> expected(5, 22), run(5, 9), run2(5, 13), y(5, 22), y1(5, 9), y2(5, 13);
+  DeltaRule<double>::Tape<> tape;
+  mixer.forward(c, expected, tape, {Serial{}, offsets});
+  auto state = mixer.make_state(2, 1);
+  run << c.leftCols(2), c.middleCols(12, 7);
+  run2 << c.middleCols(2, 10), c.rightCols(3);
+  mixer.infer(run, y1, state, tape, {Serial{}, first});
+  mixer.infer(run2, y2, state, tape, {Serial{}, second});
+  y << y1.leftCols(2), y2.leftCols(10), y1.rightCols(7), y2.rightCols(3);
+  CHECK(relative_error(y, expected) <= 1e-12);
+}
+
+TEST_CASE("tokens that a mixer takes back leave no trace", "[nn][delta_rule][infer]") {
+  DeltaRuleSettings product = delta_product;
+  product.decay = false;
+  DeltaRuleSettings product_and_convolution = product;
+  product_and_convolution.convolution = 3;
+  const auto settings = GENERATE_COPY(delta_net, negative, product, product_and_convolution);
+  CAPTURE(settings.edits, settings.convolution.value_or(0));
+  const auto mixer = mixer_of(settings);
+  const Matrix<double> c = tokens(2 * 18), seen = c.leftCols(20), others = c.middleCols(20, 8),
+                       next = c.rightCols(8);
+  DeltaRule<double>::Tape<> tape;
+  const auto infer = [&](auto& state, const Matrix<double>& x, Index first, Index count) {
+    const Index length = x.cols() / 2;
+    Matrix<double> run(5, 2 * count), y(5, 2 * count);
+    for (Index s = 0; s < 2; ++s) run.middleCols(s * count, count) = x.middleCols(s * length + first, count);
+    mixer.infer(run, y, state, tape, {Serial{}, count});
+    return y;
+  };
+  auto expected = mixer.make_state(2, 0), state = mixer.make_state(2, 0, 5);
+  infer(expected, seen, 0, 6);
+  const bool at_once = GENERATE(false, true);
+  if (at_once)
+    infer(state, seen, 0, 10);
+  else
+    for (Index t = 0; t < 10; ++t) infer(state, seen, t, 1);
+  mixer.rewind(state, 4);
+  for (int again = 0; again < 2; ++again) {  // the second time, two steps back make the four
+    CHECK(relative_error(state.memory, expected.memory) <= 1e-12);
+    auto fork = expected;
+    CHECK(relative_error(infer(state, others, 0, 4), infer(fork, others, 0, 4)) <= 1e-12);
+    CHECK(relative_error(infer(state, next, 0, 1), infer(fork, next, 0, 1)) <= 1e-12);
+    CHECK(state.recent(0) == 5);
+    mixer.rewind(state, 2);
+    mixer.rewind(state, 3);
+  }
+  CHECK_THROWS_WITH(
+      mixer.rewind(state, 1),
+      "ddl::DeltaRule::rewind: tokens is 1, expected from 0 to the 0 tokens that the state can take back");
+}
+
+TEST_CASE("what cannot be taken back is refused", "[nn][delta_rule][infer][errors]") {
+  const auto mixer = mixer_of(delta_net);
+  DeltaRule<double>::Tape<> tape;
+  Matrix<double> y(5, 3);
+  auto state = mixer.make_state(1, 0, 4), without = mixer.make_state(1, 0);
+  mixer.infer(tokens(3), y, state, tape, {Serial{}, 3});
+  const auto before = state;
+  for (const Index count : {-1, 4}) {
+    CHECK_THROWS_WITH(mixer.rewind(state, count),
+                      "ddl::DeltaRule::rewind: tokens is " + std::to_string(count) +
+                          ", expected from 0 to the 3 tokens that the state can take back");
+    CHECK(state.memory == before.memory);
+    CHECK(state.k_conv1d.history == before.k_conv1d.history);
+  }
+  CHECK_THROWS_WITH(
+      mixer.rewind(without, 0),
+      "ddl::DeltaRule::rewind: the state is made without a rollback, expected one of make_state "
+      "with a rollback above 0");
+  CHECK_THROWS_WITH(mixer.make_state(1, 0, -1),
+                    "ddl::DeltaRule::make_state: rollback is -1, expected at least 0");
+  CHECK_THROWS_WITH(
+      mixer_of(gated).make_state(1, 0, 2),
+      "ddl::DeltaRule::make_state: rollback is 2, expected 0 with decay: a decayed state cannot "
+      "be taken back without loss; copy the state instead");
+  CHECK_THROWS_WITH(mixer_of(delta_product).make_state(0, 0),
+                    "ddl::DeltaRule::make_state: sequences is 0, expected at least 1");
+}
+
+TEST_CASE("a step of DeltaNet keeps at most 1.5 times the memory of the scan's inputs, outputs and gradients",
+          "[nn][delta_rule]") {
+  constexpr Index heads = 2, head_dim = 64, width = heads * head_dim, T = 4096;
+  Random random(5);
+  const DeltaRule<float> mixer(width, width, {.heads = heads}, random);
+  Matrix<float> c(width, T), y(width, T), dc = Matrix<float>::Zero(width, T);
+  fill(random, c);
+  auto gradient = zeros_like(mixer);
+  const Pass pass(Serial{}, T);
+  const auto bytes = [&] {
+    const long before = bytes_in_use;
+    DeltaRule<float>::Tape<> tape;
+    mixer.forward(c, y, tape, pass);
+    Matrix<float> dy = y;
+    mixer.backward(c, y, dy, dc, tape, gradient, pass);
+    return bytes_in_use - before - dy.size() * long(sizeof(float));
+  };
+  bytes();  // what threads keep
+  const double tensors = 2.0 * double(sizeof(float)) * double(T * (4 * width + heads)),
+               share = double(bytes()) / tensors;
+  CAPTURE(share);
+  CHECK((share > 1 || !counts_malloc));
+  CHECK(share <= 1.5);
 }
 
 TEST_CASE("the delta rule over time has the same bits on any number of threads",

@@ -2,6 +2,7 @@
 #include "ddl/nn/short_convolution.hpp"
 
 #include "support/layer_suite.hpp"
+#include "support/ragged.hpp"
 
 using namespace ddl;
 using namespace ddl::test;
@@ -13,6 +14,7 @@ struct ConvolutionLayer : LayerBase<ShortConvolution<Scalar>, Dynamic> {
   using Tape = typename ConvolutionLayer::Part::Tape;
   std::optional<Index> kernel = 4;
 
+  static bool adds() { return false; }
   auto make(Index width, Random& random) const { return ShortConvolution<Scalar>(width, kernel, random); }
   static void backward(const auto& part, const auto& x, const auto&, auto dy, auto& dx, auto& tape,
                        auto& gradient, const ddl::Pass& pass) {
@@ -74,4 +76,25 @@ TEST_CASE("the short convolution continues sequences", "[nn][short_convolution]"
       CHECK(error(y.middleCols(s * count, count), expected.middleCols(s * 11 + begin, count)) <=
             identity_tolerance<double>);
   }
+}
+
+TEST_CASE("the short convolution takes sequences of different lengths", "[nn][short_convolution][grad]") {
+  const std::optional<Index> kernel = GENERATE(std::optional<Index>(1), std::optional<Index>(4));
+  CAPTURE(*kernel);
+  check_ragged(ConvolutionLayer<double, false>{{}, kernel});
+  Random random(3);
+  const ShortConvolution<double> part(5, kernel, random);
+  const Matrix<double> x = random_columns(5, 22);
+  Matrix<double> expected(5, 22), y(5, 22);
+  ShortConvolution<double>::Tape tape;
+  const std::vector<Index> offsets = {0, 12, 22}, first = {0, 2, 9}, second = {0, 10, 13};
+  part.forward(x, expected, tape, {Serial{}, offsets});
+  auto state = part.make_state(2, 5);
+  Matrix<double> run(5, 9), run2(5, 13), y1(5, 9), y2(5, 13);
+  run << x.leftCols(2), x.middleCols(12, 7);
+  run2 << x.middleCols(2, 10), x.rightCols(3);
+  part.infer(run, y1, state, tape, {Serial{}, first});
+  part.infer(run2, y2, state, tape, {Serial{}, second});
+  y << y1.leftCols(2), y2.leftCols(10), y1.rightCols(7), y2.rightCols(3);
+  CHECK(error(y, expected) <= identity_tolerance<double>);
 }

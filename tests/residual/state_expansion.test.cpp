@@ -2,6 +2,7 @@
 #include "ddl/residual/state_expansion.hpp"
 
 #include "support/layer_suite.hpp"
+#include "support/ragged.hpp"
 #include "support/sequences.hpp"
 
 using namespace ddl;
@@ -53,6 +54,10 @@ Matrix<double> expanded(const Expansion& expansion, const Matrix<double>& x, Ind
 }
 
 }  // namespace
+
+TEST_CASE("the expansion takes sequences of different lengths", "[residual][state_expansion][grad]") {
+  check_ragged(ExpansionLayer<double, false>{{}, 4});
+}
 
 TEST_CASE("the expansion passes the suite", "[residual][state_expansion][grad]") {
   const Kernel kernel = GENERATE(Kernel(), Kernel(1), Kernel(2), Kernel(4));

@@ -3,6 +3,7 @@
 
 #include "ddl/residual/block.hpp"
 #include "support/compressor_suite.hpp"
+#include "support/ragged.hpp"
 #include "support/sequences.hpp"
 
 using namespace ddl;
@@ -43,6 +44,11 @@ TEST_CASE("the token convolution passes the suite", "[residual][token_convolutio
   SECTION("a kernel of 1") { check_compressor<TokenConvolutionCompressor, 3>({1}); }
   SECTION("a kernel of 2") { check_compressor<TokenConvolutionCompressor, 3>({2}); }
   SECTION("a kernel wider than the sequence") { check_compressor<TokenConvolutionCompressor, 2>({4}); }
+}
+
+TEST_CASE("the token convolution takes sequences of different lengths",
+          "[residual][token_convolution][grad]") {
+  check_ragged(CompressorOf<TokenConvolutionCompressor, 3>::Layer<double, false>{{}, {4}}, 3);
 }
 
 TEST_CASE("the token convolution is a convolution of every channel, then a weighted sum of channels",

@@ -132,7 +132,7 @@ struct DeltaResNet : DeltaStack<Block> {
     Stack::forward_stack(tape, pass);
     tape.logits.resize(outputs(), x.cols());
     head.forward(tape.features, tape.logits, pass);
-    if (tape.memory != Memory::inference) tape.use.end_forward(this, pass.length);
+    if (tape.memory != Memory::inference) tape.use.end_forward(this, pass);
     return tape.logits;
   }
 
@@ -147,7 +147,7 @@ struct DeltaResNet : DeltaStack<Block> {
     tape.use.check_backward(where, this, tape_sizes(tape.memory));
     check_same_shapes(where, "the gradient", *this, gradient);
     check_shape(where, "dlogits", dlogits, outputs(), tape.logits.cols());
-    const Pass pass(executor, tape.use.begin_backward());
+    const Pass pass = tape.use.begin_backward(executor);
     tape.dfeatures.resize(width(), dlogits.cols());
     head.backward_parameters(tape.features, dlogits, gradient.head, pass);
     head.input_gradient(dlogits, tape.dfeatures, pass);

@@ -142,10 +142,19 @@ struct TransformerLayer {
   }
 };
 
-/// Sequences of `length` tokens, one after the other.
+/// Sequences of tokens, one after the other: of one length, or each of its own, see Pass.
 struct TokenBatch {
   std::span<const int> tokens;
-  std::optional<Index> length = {};  ///< all tokens are one sequence by default
+  std::optional<Index> length = {};     ///< all tokens are one sequence by default
+  std::span<const Index> offsets = {};  ///< in place of a length: the first tokens of the sequences, and N
+
+  /// @throws std::invalid_argument if there is a length and offsets.
+  Pass pass(const ExecutorRef& executor) const {
+    if (length && !offsets.empty())
+      fail("ddl::TokenBatch", "the length", std::to_string(*length) + " beside offsets", "one of the two");
+    if (!offsets.empty()) return {executor, offsets};
+    return {executor, length.value_or((std::max)(Index(1), static_cast<Index>(tokens.size())))};
+  }
 };
 
 /// logits = H norm(readout(X_L)),  X_{l+1} = layer_l(X_l),  X_0 = expansion(rows of W).
@@ -272,9 +281,9 @@ struct DeltaTransformer
     constexpr const char* where = "ddl::DeltaTransformer::forward";
     TapeUse::check_model(where, sizes());
     const Index N = static_cast<Index>(batch.tokens.size());
-    const Pass pass(executor, batch.length.value_or((std::max)(Index(1), N)));
-    if (pass.length > settings.context)
-      fail(where, "a sequence", std::to_string(pass.length) + " tokens long",
+    const Pass pass = batch.pass(executor);
+    if (pass.longest() > settings.context)
+      fail(where, "a sequence", std::to_string(pass.longest()) + " tokens long",
            "at most the context, " + std::to_string(settings.context));
     pass.sequences(where, N);
     Stack::begin_forward(where, tape, sizes(), N);
@@ -285,7 +294,7 @@ struct DeltaTransformer
     Stack::forward_stack(tape, pass);
     tape.logits.resize(vocabulary(), N);
     product(head_weight(*this), tape.features, tape.logits, executor);
-    if (tape.memory != Memory::inference) tape.use.end_forward(this, pass.length);
+    if (tape.memory != Memory::inference) tape.use.end_forward(this, pass);
     return tape.logits;
   }
 
@@ -300,7 +309,7 @@ struct DeltaTransformer
     tape.use.check_backward(where, this, sizes());
     check_same_shapes(where, "the gradient", *this, gradient);
     check_shape(where, "dlogits", dlogits, vocabulary(), tape.logits.cols());
-    const Pass pass(executor, tape.use.begin_backward());
+    const Pass pass = tape.use.begin_backward(executor);
     tape.dfeatures.resize(width(), dlogits.cols());
     add_product(dlogits, tape.features.transpose(), head_weight(gradient), executor);
     product(head_weight(*this).transpose(), dlogits, tape.dfeatures, executor);

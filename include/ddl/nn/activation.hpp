@@ -61,9 +61,10 @@ Block<Real> normal_cdf(const Block<Real>& x) {
   }
 }
 
-template <class Real>
-Block<Real> logistic(const Block<Real>& x) {
-  return ((-x).exp() + Real(1)).inverse();
+/// The logistic function of a block, or of any array: an expression that refers to it.
+template <class X>
+auto logistic(const Eigen::ArrayBase<X>& x) {
+  return ((-x.derived()).exp() + typename X::Scalar(1)).inverse();
 }
 
 /// f(x).
@@ -73,11 +74,11 @@ Block<Real> activated(Activation kind, const Block<Real>& x) {
     case Activation::gelu:
       return x * normal_cdf(x);
     case Activation::silu:
-      return x * logistic(x);
+      return x * detail::logistic(x);
     case Activation::tanh:
       return x.tanh();
     case Activation::sigmoid:
-      return logistic(x);
+      return detail::logistic(x);
     default:
       return (x.max)(Real(0));
   }
@@ -93,7 +94,7 @@ Block<Real> activation_slope(Activation kind, const Block<Real>& x) {
       return x * density + normal_cdf(x);
     }
     case Activation::silu: {
-      const Block<Real> s = logistic(x);
+      const Block<Real> s = detail::logistic(x);
       return x * s * one_less(s) + s;
     }
     case Activation::tanh: {
@@ -101,7 +102,7 @@ Block<Real> activation_slope(Activation kind, const Block<Real>& x) {
       return one_less(y * y);
     }
     case Activation::sigmoid: {
-      const Block<Real> s = logistic(x);
+      const Block<Real> s = detail::logistic(x);
       return s * one_less(s);
     }
     default:

@@ -109,7 +109,8 @@ struct CausalSelfAttention {
   static constexpr auto parameters() {
     using A = CausalSelfAttention;
     return std::tuple(parameter("c_q", &A::c_q), parameter("c_k", &A::c_k), parameter("c_v", &A::c_v),
-                      parameter("c_proj", &A::c_proj), parameter("q_rms", &A::q_rms), parameter("k_rms", &A::k_rms));
+                      parameter("c_proj", &A::c_proj), parameter("q_rms", &A::q_rms),
+                      parameter("k_rms", &A::k_rms));
   }
 
   CausalSelfAttention() = default;
@@ -143,13 +144,14 @@ struct CausalSelfAttention {
     if (pass.position != 0)
       fail("ddl::CausalSelfAttention::forward", "the position", std::to_string(pass.position),
            "0: infer continues a sequence");
-    pass.sequences("ddl::CausalSelfAttention", c.cols());
-    project(c, tape, pass, pass.length);
-    const Index T = pass.length, blocks = pieces_of(T, detail::attention_block);
-    pass.executor.for_each(c.cols() / T * heads * blocks, [&](Index piece) {
-      const Index head = piece / blocks, first = head / heads * T;
-      attend(tape, tape.key, tape.value, head % heads, first, first, 0, piece % blocks * detail::attention_block,
-             T);
+    const Index S = pass.sequences("ddl::CausalSelfAttention", c.cols()), T = pass.longest();
+    project(c, tape, pass, T);
+    const Index blocks = pieces_of(T, detail::attention_block);
+    pass.executor.for_each(S * heads * blocks, [&](Index piece) {
+      const Index head = piece / blocks;
+      const TokenRange tokens = pass.sequence(head / heads);
+      attend(tape, tape.key, tape.value, head % heads, tokens, tokens.begin, 0,
+             piece % blocks * detail::attention_block);
     });
     c_proj.forward(tape.output, y, pass);
   }
@@ -157,15 +159,14 @@ struct CausalSelfAttention {
   template <int Tokens>
   void backward(const Input& c, const Output&, const Output& dy, BatchRef<Scalar, In> dc, Tape<Tokens>& tape,
                 CausalSelfAttention& gradient, const Pass& pass = {}) const {
-    const Index N = c.cols(), T = pass.length;
-    const Index S = pass.sequences("ddl::CausalSelfAttention::backward", N);
+    const Index N = c.cols(), S = pass.sequences("ddl::CausalSelfAttention::backward", N);
     tape.doutput.resize(inner(), N);
     tape.output_grad.resize(heads, N);
     tape.dweight.setZero(head_dim, S * heads);
     c_proj.backward_parameters(tape.output, dy, gradient.c_proj, pass);
     c_proj.input_gradient(dy, tape.doutput, pass);
     pass.executor.for_each(S * heads, [&](Index piece) {
-      attend_backward(tape, piece % heads, piece / heads * T, T, column(tape.dweight, piece));
+      attend_backward(tape, piece % heads, pass.sequence(piece / heads), column(tape.dweight, piece));
     });
     for (Index i = 0; i < tape.dweight.cols() && has_norm(); ++i) {
       const auto dw = column(tape.dweight, i) * score_scale();
@@ -190,9 +191,10 @@ struct CausalSelfAttention {
   /// The columns of forward for the tokens after the first pass.position ones.
   /// @throws std::invalid_argument if a shape does not fit or a sequence would exceed the capacity of the state.
   template <int Tokens>
-  void infer(const Input& c, BatchRef<Scalar, Out> y, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
+  void infer(const Input& c, BatchRef<Scalar, Out> y, State& state, Tape<Tokens>& tape,
+             const Pass& pass = {}) const {
     constexpr const char* where = "ddl::CausalSelfAttention::infer";
-    const Index N = c.cols(), T = pass.length, P = pass.position, S = pass.sequences(where, N);
+    const Index N = c.cols(), T = pass.longest(), P = pass.position, S = pass.sequences(where, N);
     const Index capacity = S > 0 ? state.key.cols() / S : 0;
     check_shape(where, "c", c, c_q.inputs(), N);
     check_shape(where, "y", y, c_proj.outputs(), N);
@@ -203,14 +205,16 @@ struct CausalSelfAttention {
            "at most the capacity of the state, " + std::to_string(capacity));
     project(c, tape, pass, capacity);
     for (Index s = 0; s < S; ++s) {
-      state.key.middleCols(s * capacity + P, T) = tape.key.middleCols(s * T, T);
-      state.value.middleCols(s * capacity + P, T) = tape.value.middleCols(s * T, T);
+      const TokenRange tokens = pass.sequence(s);
+      const Index count = tokens.length();
+      state.key.middleCols(s * capacity + P, count) = tape.key.middleCols(tokens.begin, count);
+      state.value.middleCols(s * capacity + P, count) = tape.value.middleCols(tokens.begin, count);
     }
     const Index blocks = pieces_of(T, detail::attention_block);
     pass.executor.for_each(S * heads * blocks, [&](Index piece) {
       const Index head = piece / blocks, s = head / heads;
-      attend(tape, state.key, state.value, head % heads, s * T, s * capacity, P,
-             piece % blocks * detail::attention_block, T);
+      attend(tape, state.key, state.value, head % heads, pass.sequence(s), s * capacity, P,
+             piece % blocks * detail::attention_block);
     });
     c_proj.forward(tape.output, y, pass);
   }
@@ -250,7 +254,7 @@ struct CausalSelfAttention {
   /// Queries, keys and values of the tokens at hand; the rotary table is filled for `positions` positions.
   template <int Tokens>
   void project(const Input& c, Tape<Tokens>& tape, const Pass& pass, Index positions) const {
-    const Index N = c.cols(), T = pass.length;
+    const Index N = c.cols();
     for (auto* x : {&tape.query, &tape.key, &tape.value, &tape.output}) x->resize(inner(), N);
     for (auto* x : {&tape.query_inverse_rms, &tape.key_inverse_rms, &tape.log_sum}) x->resize(heads, N);
     tape.rotary.prepare(rotated, rope_base, positions);
@@ -260,22 +264,26 @@ struct CausalSelfAttention {
     c_k.forward(c, tape.key, pass);
     c_v.forward(c, tape.value, pass);
     for_ranges(pass.executor, N, columns_per_piece(inner()), [&](Index begin, Index end) {
-      for (Index n = begin; n < end; ++n)
+      for (Index n = begin; n < end; ++n) {
+        const Index p = pass.position + n - pass.sequence_of(n).begin;
         for (Index h = 0; h < heads; ++h) {
-          const Index p = pass.position + n % T;
-          tape.query_inverse_rms(h, n) = normalize_and_rotate(q_rms, head_of(tape.query, h, n), p, tape.rotary);
+          tape.query_inverse_rms(h, n) =
+              normalize_and_rotate(q_rms, head_of(tape.query, h, n), p, tape.rotary);
           tape.key_inverse_rms(h, n) = normalize_and_rotate(k_rms, head_of(tape.key, h, n), p, tape.rotary);
         }
+      }
     });
   }
 
-  /// The output of head h for a block of queries, the i-th to at most the T-th, of a sequence: in one pass over the
-  /// keys before them, rescaled whenever a larger score turns up. Query i is column `first` + i of the tape and has
-  /// position P + i; the key of position j is column `first_key` + j of `key`.
+  /// The output of head h for a block of queries of a sequence, from the i-th on: in one pass over the keys before
+  /// them, rescaled whenever a larger score turns up. Query i has position P + i; the key of position j is column
+  /// `first_key` + j of `key`. There is nothing to do if the sequence has no i-th token.
   template <class Tape, class Keys>
-  void attend(Tape& tape, const Keys& key, const Keys& value, Index h, Index first, Index first_key, Index P,
-              Index i, Index T) const {
+  void attend(Tape& tape, const Keys& key, const Keys& value, Index h, const TokenRange& tokens,
+              Index first_key, Index P, Index i) const {
     constexpr Index block = detail::attention_block;
+    const Index first = tokens.begin, T = tokens.length();
+    if (i >= T) return;
     using Numbers = Eigen::Array<Scalar, block, 1>;
     Numbers highest = Numbers::Constant(std::numeric_limits<Scalar>::lowest()), sum = Numbers::Zero();
     const Index queries = (std::min)(block, T - i);
@@ -315,8 +323,9 @@ struct CausalSelfAttention {
   /// where q and k are those of the tape. Keys are the outer loop: dk and dv of a block are complete, and overwrite
   /// k and v, after all its queries; k dS accumulates in place of the output.
   template <class Tape>
-  void attend_backward(Tape& tape, Index h, Index first, Index T, Run<Scalar> dweight) const {
+  void attend_backward(Tape& tape, Index h, const TokenRange& tokens, Run<Scalar> dweight) const {
     constexpr Index block = detail::attention_block;
+    const Index first = tokens.begin, T = tokens.length();
     detail::AttentionBlocks<Scalar> room(head_dim);
     for (Index n = first; n < first + T; ++n) {
       auto output = head_of(tape.output, h, n);

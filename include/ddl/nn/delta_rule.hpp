@@ -4,9 +4,11 @@
 /// 2025 (betas in (0, 2)). The layers and the names of their parameters are those of flash-linear-attention (fla).
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "ddl/nn/linear.hpp"
@@ -61,22 +63,28 @@ struct DeltaRule {
     DeltaScanInputs<Scalar> inputs, dinputs;
     DeltaScanTape<Scalar> scan;
     Matrix<Scalar> state, dstate;       ///< of the scan
-    Matrix<Scalar> output, doutput;     ///< o
+    Matrix<Scalar> output;              ///< o
     Matrix<Scalar> output_inverse_rms;  ///< value_heads x N
     Matrix<Scalar> gate, dgate;         ///< W_g c
-    Matrix<Scalar> gated, dgated;       ///< what W_o reads
-    Matrix<Scalar> dq, dk, dv, dnorm;   ///< scratch memory of backward
-    std::vector<Index> offsets;         ///< first tokens of the sequences
+    Matrix<Scalar> dnorm;               ///< scratch memory of backward
+    /// What W_o reads, then in backward its gradient, that of o, and those of W_q c, W_k c and W_v c, in turn.
+    Vector<Scalar> shared;
+    std::vector<Index> offsets;  ///< of the sequences, see Pass
   };
 
-  /// The states X^T of S sequences, value_dim x (S value_heads head_dim), and the windows of the convolutions.
+  /// The states X^T of S sequences, value_dim x (S value_heads head_dim), and the windows of the convolutions. With a
+  /// rollback R also the last R tokens of each sequence: their keys, betas and errors r = v - X^T k as in the scan, S R
+  /// columns, and how many of them there are, 1 x S.
   struct State {
     using Scalar = Scalar_;
     Matrix<Scalar> memory;
     ConvolutionState<Scalar> q_conv1d, k_conv1d, v_conv1d;
+    Matrix<Scalar> key, beta, error, recent;
     static constexpr auto parameters() {
       return std::tuple(parameter("memory", &State::memory), parameter("q_conv1d", &State::q_conv1d),
-                        parameter("k_conv1d", &State::k_conv1d), parameter("v_conv1d", &State::v_conv1d));
+                        parameter("k_conv1d", &State::k_conv1d), parameter("v_conv1d", &State::v_conv1d),
+                        parameter("key", &State::key), parameter("beta", &State::beta),
+                        parameter("error", &State::error), parameter("recent", &State::recent));
     }
   };
 
@@ -167,17 +175,21 @@ struct DeltaRule {
   void backward(const Input& c, const Input&, const Input& dy, BatchRef<Scalar> dc, Tape<Tokens>& tape,
                 DeltaRule& gradient, const Pass& pass = {}) const {
     const Index N = c.cols();
-    // y = W_o gated
-    tape.dgated.resizeLike(tape.gated);
-    o_proj.backward_parameters(tape.gated, dy, gradient.o_proj, pass);
-    o_proj.input_gradient(dy, tape.dgated, pass);
-    backward_norm_and_gate(tape, gradient, pass);
+    auto doutput = shared(tape, value_heads * value_dim, N);
+    o_proj.backward_parameters(doutput, dy, gradient.o_proj, pass);  // still what W_o has read
+    o_proj.input_gradient(dy, doutput, pass);
+    backward_norm_and_gate(tape, doutput, gradient, pass);
     if (has_output_gate()) g_proj.backward(c, tape.dgate, dc, gradient.g_proj, pass);
 
     tape.dstate.setZero(tape.state.rows(), tape.state.cols());
-    delta_scan_backward(scan_settings(), tape.offsets, tape.inputs, tape.scan, tape.doutput, tape.dstate,
-                        tape.dinputs, pass.executor);
     auto& d = tape.dinputs;
+    // Nothing reads o any more: dv takes its memory, where it has its size.
+    const auto exchange_memory = [&] {
+      if (edits == 1) d.value.swap(tape.output);
+    };
+    exchange_memory();
+    delta_scan_backward(scan_settings(), tape.offsets, tape.inputs, tape.scan, doutput, tape.dstate, d,
+                        pass.executor);
     // beta = b sigmoid(logit)
     d.beta.array() *= tape.inputs.beta.array() * (Scalar(1) - tape.inputs.beta.array() / largest_beta());
     b_proj.backward(c, d.beta, dc, gradient.b_proj, pass);
@@ -195,40 +207,120 @@ struct DeltaRule {
     unit_backward(tape.inputs.query, tape.q_inverse_norm, d.query, pass);
     unit_backward(tape.inputs.key, tape.k_inverse_norm, d.key, pass);
     const auto back = [&](const auto& projection, const auto& convolution, const auto& projected,
-                          auto& dprojected, auto& dconvolved, auto& convolution_tape, auto& dprojection,
-                          auto& dconvolution) {
-      dprojected.setZero(projected.rows(), N);
+                          auto& dconvolved, auto& convolution_tape, auto& dprojection, auto& dconvolution) {
+      auto dprojected = shared(tape, projected.rows(), N);
       convolution.backward(projected, dconvolved, dprojected, convolution_tape, dconvolution, pass);
       projection.backward(c, dprojected, dc, dprojection, pass);
     };
-    back(q_proj, q_conv1d, tape.q, tape.dq, d.query, tape.q_conv1d, gradient.q_proj, gradient.q_conv1d);
-    back(k_proj, k_conv1d, tape.k, tape.dk, d.key, tape.k_conv1d, gradient.k_proj, gradient.k_conv1d);
-    back(v_proj, v_conv1d, tape.v, tape.dv, d.value, tape.v_conv1d, gradient.v_proj, gradient.v_conv1d);
+    back(q_proj, q_conv1d, tape.q, d.query, tape.q_conv1d, gradient.q_proj, gradient.q_conv1d);
+    back(k_proj, k_conv1d, tape.k, d.key, tape.k_conv1d, gradient.k_proj, gradient.k_conv1d);
+    back(v_proj, v_conv1d, tape.v, d.value, tape.v_conv1d, gradient.v_proj, gradient.v_conv1d);
+    exchange_memory();
   }
 
   /// The capacity does not matter: the state has a constant size.
-  State make_state(Index sequences, Index) const {
+  /// @param rollback  the most tokens that rewind is to take back; 0 with decay.
+  /// @throws std::invalid_argument if a number is out of range.
+  State make_state(Index sequences, Index, Index rollback = 0) const {
+    constexpr const char* where = "ddl::DeltaRule::make_state";
+    check_positive(where, "sequences", sequences);
+    if (rollback < 0) fail(where, "rollback", std::to_string(rollback), "at least 0");
+    if (rollback > 0 && has_decay())
+      fail(where, "rollback", std::to_string(rollback),
+           "0 with decay: a decayed state cannot be taken back without loss; copy the state instead");
+    const Index columns = sequences * rollback;
     return {Matrix<Scalar>::Zero(value_dim, sequences * value_heads * head_dim),
-            q_conv1d.make_state(sequences, q_proj.outputs()),
-            k_conv1d.make_state(sequences, k_proj.outputs()),
-            v_conv1d.make_state(sequences, v_proj.outputs())};
+            q_conv1d.make_state(sequences, q_proj.outputs(), rollback),
+            k_conv1d.make_state(sequences, k_proj.outputs(), rollback),
+            v_conv1d.make_state(sequences, v_proj.outputs(), rollback),
+            Matrix<Scalar>::Zero(k_proj.outputs(), columns),
+            Matrix<Scalar>::Zero(b_proj.outputs(), columns),
+            Matrix<Scalar>::Zero(v_proj.outputs(), columns),
+            Matrix<Scalar>::Zero(1, rollback > 0 ? sequences : 0)};
   }
   /// The columns of forward for the tokens after those in the state.
   /// @throws std::invalid_argument if a shape does not fit.
   template <int Tokens>
   void infer(const Input& c, BatchRef<Scalar> y, State& state, Tape<Tokens>& tape,
              const Pass& pass = {}) const {
+    const Index S = pass.sequences("ddl::DeltaRule::infer", c.cols());
+    const Index rollback = check_recent("ddl::DeltaRule::infer", state, S);
     project(c, tape, pass);
-    q_conv1d.infer(tape.q, tape.inputs.query, state.q_conv1d, tape.q_conv1d, pass);
-    k_conv1d.infer(tape.k, tape.inputs.key, state.k_conv1d, tape.k_conv1d, pass);
-    v_conv1d.infer(tape.v, tape.inputs.value, state.v_conv1d, tape.v_conv1d, pass);
+    q_conv1d.infer(tape.q, tape.inputs.query, state.q_conv1d, tape.q_conv1d, pass, rollback);
+    k_conv1d.infer(tape.k, tape.inputs.key, state.k_conv1d, tape.k_conv1d, pass, rollback);
+    v_conv1d.infer(tape.v, tape.inputs.value, state.v_conv1d, tape.v_conv1d, pass, rollback);
     normalize(tape, pass);
-    delta_scan_infer(scan_settings(), tape.offsets, tape.inputs, state.memory, tape.output, pass.executor);
+    if (rollback == 0) {
+      delta_scan_infer(scan_settings(), tape.offsets, tape.inputs, state.memory, tape.output, pass.executor);
+    } else {
+      delta_scan_forward(scan_settings(), tape.offsets, tape.inputs, state.memory, tape.output, tape.scan,
+                         pass.executor);
+      detail::append_newest(state.key, tape.inputs.key, pass, S);
+      detail::append_newest(state.beta, tape.inputs.beta, pass, S);
+      detail::append_newest(state.error, tape.scan.error, pass, S);
+      for (Index s = 0; s < S; ++s)
+        state.recent(s) = (std::min)(static_cast<Scalar>(rollback),
+                                     state.recent(s) + static_cast<Scalar>(pass.sequence(s).length()));
+    }
     project_output(c, y, tape, pass);
+  }
+  /// Takes back the last tokens of every sequence of a state, as if infer had not seen them: what speculative decoding does
+  /// with the tokens that it rejects.
+  ///
+  ///     auto state = mixer.make_state(1, 0, 8);       // at most 8 tokens are to be taken back
+  ///     mixer.infer(draft, y, state, tape, pass);     // some tokens of which 3 turn out wrong
+  ///     mixer.rewind(state, 3);
+  ///
+  /// X = X' - beta k r^T for each edit, from the last. A token that is taken back cannot be taken back again, and is no
+  /// longer one of those that the state holds.
+  /// @throws std::invalid_argument if a sequence of the state holds fewer tokens, or the state is that of another mixer.
+  void rewind(State& state, Index tokens) const {
+    constexpr const char* where = "ddl::DeltaRule::rewind";
+    const Index S = state.recent.cols();
+    if (S == 0)
+      fail(where, "the state", "made without a rollback", "one of make_state with a rollback above 0");
+    const Index rollback = check_recent(where, state, S);
+    check_shape(where, "the memory of the state", state.memory, value_dim, S * value_heads * head_dim);
+    const Index most = static_cast<Index>(state.recent.minCoeff());
+    if (tokens < 0 || tokens > most)
+      fail(where, "tokens", std::to_string(tokens),
+           "from 0 to the " + std::to_string(most) + " tokens that the state can take back");
+    const detail::ScanSizes sizes{.d = head_dim,
+                                  .m = value_dim,
+                                  .key_heads = heads,
+                                  .value_heads = value_heads,
+                                  .edits = edits,
+                                  .tokens = S * rollback,
+                                  .sequences = S,
+                                  .head_map = HeadMap::blocks,
+                                  .output_scale = 1};
+    std::vector<Index> offsets;
+    for (Index s = 0; s <= S; ++s) offsets.push_back(s * rollback);
+    detail::take_back(sizes, offsets, std::as_const(state), state.error, tokens, state.memory, Serial{});
+    q_conv1d.rewind(state.q_conv1d, S, tokens);
+    k_conv1d.rewind(state.k_conv1d, S, tokens);
+    v_conv1d.rewind(state.v_conv1d, S, tokens);
+    for (auto* recent : {&state.key, &state.beta, &state.error}) detail::drop_newest(*recent, S, tokens);
+    state.recent.array() -= static_cast<Scalar>(tokens);
   }
 
  private:
   static constexpr double unit_eps = 1e-3;  // 1e-6 inside the root
+
+  /// @return the rollback that the state was made for.
+  Index check_recent(const char* where, const State& state, Index S) const {
+    const Index columns = state.beta.cols(), rollback = S > 0 ? columns / S : 0;
+    check_shape(where, "the keys of the state", state.key, k_proj.outputs(), S * rollback);
+    check_shape(where, "the betas of the state", state.beta, b_proj.outputs(), S * rollback);
+    check_shape(where, "the errors of the state", state.error, v_proj.outputs(), S * rollback);
+    check_shape(where, "the recent tokens of the state", state.recent, 1, rollback > 0 ? S : 0);
+    return rollback;
+  }
+  /// rows x N in the memory that passes share.
+  template <int Tokens>
+  static Eigen::Map<Matrix<Scalar>> shared(Tape<Tokens>& tape, Index rows, Index N) {
+    return {tape.shared.data(), rows, N};
+  }
 
   Scalar largest_beta() const noexcept { return negative_eigenvalues ? Scalar(2) : Scalar(1); }
   DeltaScanSettings scan_settings() const {
@@ -263,9 +355,8 @@ struct DeltaRule {
     inputs.key.resize(k_proj.outputs(), N);
     inputs.value.resize(v_proj.outputs(), N);
     tape.output.resize(value_heads * value_dim, N);
-    tape.offsets.resize(static_cast<std::size_t>(S) + 1);
-    for (std::size_t s = 0; s < tape.offsets.size(); ++s)
-      tape.offsets[s] = static_cast<Index>(s) * pass.length;
+    tape.offsets.assign(1, 0);
+    for (Index s = 0; s < S; ++s) tape.offsets.push_back(pass.sequence(s).end);
   }
 
   static Scalar softplus(Scalar x) {  // log(1 + e^x) without overflow
@@ -308,29 +399,30 @@ struct DeltaRule {
   template <int Tokens>
   void project_output(const Input& c, BatchRef<Scalar> y, Tape<Tokens>& tape, const Pass& pass) const {
     const Index N = c.cols();
-    tape.gated.resizeLike(tape.output);
+    tape.shared.resize((std::max)({q_proj.outputs(), k_proj.outputs(), v_proj.outputs()}) * N);
+    auto gated = shared(tape, value_heads * value_dim, N);
     tape.output_inverse_rms.resize(value_heads, N);
     for_ranges(pass.executor, N, columns_per_piece(tape.output.rows()), [&](Index begin, Index end) {
       for (Index n = begin; n < end; ++n)
         for (Index h = 0; h < value_heads; ++h) {
           const auto o = column(tape.output, n, h * value_dim, value_dim);
-          auto gated = column(tape.gated, n, h * value_dim, value_dim);
+          auto normed = column(gated, n, h * value_dim, value_dim);
           const Scalar s = Scalar(1) / std::sqrt(o.square().mean() + static_cast<Scalar>(o_norm.eps));
           tape.output_inverse_rms(h, n) = s;
-          gated = s * o * column(o_norm.weight, 0);
+          normed = s * o * column(o_norm.weight, 0);
           if (has_output_gate()) {
             const auto z = column(tape.gate, n, h * value_dim, value_dim);
-            gated *= z / ((-z).exp() + Scalar(1));
+            normed *= z * detail::logistic(z);
           }
         }
     });
-    o_proj.forward(tape.gated, y, pass);
+    o_proj.forward(gated, y, pass);
   }
-  /// tape.dgated -> tape.doutput and tape.dgate, and the gradient of o_norm.
+  /// From the gradient of what W_o reads that of o, in its place, and those of the gate and of o_norm.
   template <int Tokens>
-  void backward_norm_and_gate(Tape<Tokens>& tape, DeltaRule& gradient, const Pass& pass) const {
+  void backward_norm_and_gate(Tape<Tokens>& tape, Eigen::Map<Matrix<Scalar>>& doutput, DeltaRule& gradient,
+                              const Pass& pass) const {
     const Index N = tape.output.cols();
-    tape.doutput.resizeLike(tape.output);
     if (has_output_gate()) tape.dgate.resizeLike(tape.gate);
     detail::sum_over_tokens(
         N, value_dim, 1, tape.dnorm, pass.executor, [&](Index begin, Index end, auto& sum) {
@@ -338,18 +430,18 @@ struct DeltaRule {
             for (Index h = 0; h < value_heads; ++h) {
               const auto o = column(tape.output, n, h * value_dim, value_dim);
               const auto w = column(o_norm.weight, 0);
-              auto dnormed = column(tape.dgated, n, h * value_dim, value_dim);  // gradient of w rms(o)
+              auto dnormed = column(doutput, n, h * value_dim, value_dim);  // gradient of w rms(o)
               const Scalar s = tape.output_inverse_rms(h, n);
               if (has_output_gate()) {
                 const auto z = column(tape.gate, n, h * value_dim, value_dim);
                 auto dz = column(tape.dgate, n, h * value_dim, value_dim);
-                const auto sigma = ((-z).exp() + Scalar(1)).inverse();
+                const auto sigma = detail::logistic(z);
                 dz = dnormed * s * o * w * sigma * (Scalar(1) + z * (Scalar(1) - sigma));
                 dnormed *= z * sigma;
               }
               column(sum, 0) += dnormed * s * o;
               const Scalar along = (dnormed * w * o).mean();
-              column(tape.doutput, n, h * value_dim, value_dim) = s * (dnormed * w - s * s * along * o);
+              dnormed = s * (dnormed * w - s * s * along * o);
             }
         });
     gradient.o_norm.weight += tape.dnorm.col(0);

@@ -24,7 +24,7 @@
 ///     State make_state(Index sequences, Index capacity) const;
 ///     void infer(x, y, State&, Tape&, const Pass&) const;   forward for the tokens after those in the state
 ///
-/// infer moves the state on by pass.length tokens a sequence and uses the tape as scratch memory.
+/// infer moves the state on by the pass's tokens of each sequence and uses the tape as scratch memory.
 #pragma once
 
 #include <concepts>
@@ -54,11 +54,12 @@ concept BlockPart = Part<P> && std::copyable<P> && std::default_initializable<P>
 
 /// A part of the given kind that maps In x N to Out x N.
 template <class P, PartKind Kind, int In = Dynamic, int Out = In>
-concept MapPart = BlockPart<P> && P::kind == Kind &&
-    std::constructible_from<P, Index, Index, const typename P::Settings&, Random&> &&
-    requires(const P& part, P& gradient, const Matrix<typename P::Scalar, In>& x,
-             Matrix<typename P::Scalar, Out>& y, Matrix<typename P::Scalar, In>& dx,
-             typename P::template Tape<Dynamic>& tape, const Pass& pass) {
+concept MapPart =
+    BlockPart<P> && P::kind ==
+    Kind&& std::constructible_from<P, Index, Index, const typename P::Settings&, Random&>&& requires(
+        const P& part, P& gradient, const Matrix<typename P::Scalar, In>& x,
+        Matrix<typename P::Scalar, Out>& y, Matrix<typename P::Scalar, In>& dx,
+        typename P::template Tape<Dynamic>& tape, const Pass& pass) {
   part.forward(x, y, tape, pass);
   part.backward(x, y, y, dx, tape, gradient, pass);
 };

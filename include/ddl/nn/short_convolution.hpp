@@ -21,7 +21,6 @@ struct ShortConvolution {
   using State = ConvolutionState<Scalar>;
 
   struct Tape {
-    Matrix<Scalar> before;   ///< a
     Matrix<Scalar> windows;  ///< scratch memory of infer
     Matrix<Scalar> dweight;  ///< scratch memory of backward
   };
@@ -40,42 +39,51 @@ struct ShortConvolution {
     random.fill_normal(weight, 1 / std::sqrt(static_cast<double>(*kernel)));
   }
 
-  void forward(const Input& x, BatchRef<Scalar> y, Tape& tape, const Pass& pass = {}) const {
-    convolve(x, {pass.length, 0}, y, tape, pass);
+  void forward(const Input& x, BatchRef<Scalar> y, Tape&, const Pass& pass = {}) const {
+    convolve(x, {pass}, y);
+    activate(Activation::silu, y, y, pass.executor);
   }
 
-  /// Adds to dx. dy is overwritten with da.
+  /// Assigns dx, in which a is computed again first. dy is overwritten with da.
   void backward(const Input& x, BatchRef<Scalar> dy, BatchRef<Scalar> dx, Tape& tape,
                 ShortConvolution& gradient, const Pass& pass = {}) const {
-    activate_backward(Activation::silu, tape.before, dy, dy, pass.executor);
+    convolve(x, {pass}, dx);
+    activate_backward(Activation::silu, dx, dy, dy, pass.executor);
     if (weight.size() == 0) {
-      dx += dy;
+      dx = dy;
       return;
     }
-    detail::mix_windows_backward(x, weight, 1, pass.length, dy, dx, tape.dweight, pass.executor);
+    dx.setZero();
+    detail::mix_windows_backward(x, weight, 1, pass, dy, dx, tape.dweight);
     gradient.weight += tape.dweight.leftCols(weight.cols());
   }
 
-  State make_state(Index sequences, Index channels) const {
-    return {Matrix<Scalar>::Zero(channels, past() * sequences)};
+  /// @param rollback  the most tokens that rewind is to take back. The state then holds the last K - 1 + rollback tokens of
+  ///                  each sequence.
+  State make_state(Index sequences, Index channels, Index rollback = 0) const {
+    return {Matrix<Scalar>::Zero(channels, past(rollback) * sequences)};
   }
-  /// forward for the tokens after those in the state.
-  void infer(const Input& x, BatchRef<Scalar> y, State& state, Tape& tape, const Pass& pass = {}) const {
-    const detail::Windows layout{pass.length, past()};
+  /// forward for the tokens after those in the state, which was made for `rollback`.
+  void infer(const Input& x, BatchRef<Scalar> y, State& state, Tape& tape, const Pass& pass = {},
+             Index rollback = 0) const {
+    const detail::Windows layout{pass, past(rollback)};
     detail::extend_windows("ddl::ShortConvolution::infer", x, 1, layout, state, tape.windows);
-    convolve(tape.windows, layout, y, tape, pass);
+    convolve(tape.windows, layout, y);
+    activate(Activation::silu, y, y, pass.executor);
+  }
+  /// Takes the last `tokens` tokens of each sequence back, at most as many as the state was made for.
+  void rewind(State& state, Index sequences, Index tokens) const {
+    detail::drop_newest(state.history, sequences, tokens);
   }
 
  private:
-  Index past() const noexcept { return (std::max)(Index(1), weight.cols()) - 1; }
-  void convolve(const Input& windows, const detail::Windows& layout, BatchRef<Scalar>& y, Tape& tape,
-                const Pass& pass) const {
-    tape.before.resizeLike(y);
+  Index past(Index rollback) const noexcept { return weight.size() == 0 ? 0 : weight.cols() - 1 + rollback; }
+  /// a
+  void convolve(const Input& windows, const detail::Windows& layout, BatchRef<Scalar>& a) const {
     if (weight.size() == 0)
-      tape.before = windows;
+      a = windows;
     else
-      detail::mix_windows(windows, weight, 1, layout, tape.before, pass.executor);
-    activate(Activation::silu, tape.before, y, pass.executor);
+      detail::mix_windows(windows, weight, 1, layout, a);
   }
 };
 

@@ -24,37 +24,63 @@ struct ConvolutionState {
 
 namespace detail {
 
-/// The windows of S sequences of T new columns with `past` columns before them, and the layout in which forward passes
-/// read them. In a forward pass nothing comes before a sequence: past = 0, and the windows are the batch itself.
+/// The windows of the sequences of a pass, with `past` tokens before the new ones of each, and the layout in which forward
+/// passes read them. In a forward pass nothing comes before a sequence: past = 0, and the windows are the batch itself.
 struct Windows {
-  Index T;     ///< tokens
-  Index past;  ///< tokens
+  const Pass& pass;
+  Index past = 0;
 
   /// The number of tokens in the windows that come no later than token n of the batch.
-  Index end(Index n) const noexcept { return n / T * (T + past) + past + n % T + 1; }
+  Index end(Index n) const noexcept { return (pass.sequence_of(n).sequence + 1) * past + n + 1; }
   /// How many of these are in the window of token n's own sequence.
-  Index seen(Index n) const noexcept { return past + n % T + 1; }
+  Index seen(Index n) const noexcept { return past + n - pass.sequence_of(n).begin + 1; }
 };
 
 /// windows = the history of each sequence, followed by its new tokens, of m columns each; moves the history on.
 template <class X, class State, class W>
 void extend_windows(const char* where, const X& x, Index m, const Windows& layout, State& state, W& windows) {
-  const Index S = x.cols() / (layout.T * m), before = layout.past * m, fresh = layout.T * m;
+  const Index S = layout.pass.sequences(where, x.cols() / m), before = layout.past * m;
   check_shape(where, "the history of the state", state.history, x.rows(), S * before);
-  windows.resize(x.rows(), S * (before + fresh));
+  windows.resize(x.rows(), S * before + x.cols());
   for (Index s = 0; s < S; ++s) {
-    auto window = windows.middleCols(s * (before + fresh), before + fresh);
+    const TokenRange tokens = layout.pass.sequence(s);
+    const Index fresh = tokens.length() * m;
+    auto window = windows.middleCols(s * before + tokens.begin * m, before + fresh);
     window.leftCols(before) = state.history.middleCols(s * before, before);
-    window.rightCols(fresh) = x.middleCols(s * fresh, fresh);
+    window.rightCols(fresh) = x.middleCols(tokens.begin * m, fresh);
     state.history.middleCols(s * before, before) = window.rightCols(before);
+  }
+}
+
+/// `history` holds the same number of tokens of each of S sequences, one column a token, the newest last. Appends the new
+/// tokens of each sequence; the oldest are dropped.
+template <class M, class X>
+void append_newest(M& history, const X& x, const Pass& pass, Index S) {
+  const Index room = history.cols() / S, rows = history.rows();
+  for (Index s = 0; s < S; ++s) {
+    const TokenRange tokens = pass.sequence(s);
+    const Index fresh = (std::min)(room, tokens.length());
+    auto* const begin = history.data() + s * room * rows;
+    std::copy(begin + fresh * rows, begin + room * rows, begin);
+    history.middleCols((s + 1) * room - fresh, fresh) = x.middleCols(tokens.end - fresh, fresh);
+  }
+}
+/// Drops the newest `count` tokens of each sequence; columns of zeros take the place of the oldest.
+template <class M>
+void drop_newest(M& history, Index S, Index count) {
+  const Index room = history.cols() / S, rows = history.rows();
+  for (Index s = 0; s < S && room > 0; ++s) {
+    auto* const begin = history.data() + s * room * rows;
+    std::copy_backward(begin, begin + (room - count) * rows, begin + room * rows);
+    std::fill_n(begin, count * rows, typename M::Scalar(0));
   }
 }
 
 /// x_n = sum over c of w_c * X_c', where c' runs over the columns of the states of token n and of the tokens before it
 /// in its sequence, m a token: the last column of w is for the last column of token n's state.
-template <class S, class W, class X, Executor E>
-void mix_windows(const S& states, const W& w, Index m, const Windows& layout, X& x, const E& executor) {
-  for_ranges(executor, x.cols(), columns_per_piece(x.rows() * m), [&](Index begin, Index end) {
+template <class S, class W, class X>
+void mix_windows(const S& states, const W& w, Index m, const Windows& layout, X& x) {
+  for_ranges(layout.pass.executor, x.cols(), columns_per_piece(x.rows() * m), [&](Index begin, Index end) {
     for (Index n = begin; n < end; ++n) {
       const Index offset = layout.end(n) * m - w.cols();
       auto sum = column(x, n);
@@ -67,17 +93,17 @@ void mix_windows(const S& states, const W& w, Index m, const Windows& layout, X&
 
 /// dX_c' += w_c * dx_n,  dw_c = sum over n of X_c' * dx_n, in the first columns of `dw`. The gradient of a state is
 /// gathered from the tokens that read it, so that ranges of tokens write to disjoint columns.
-template <class S, class W, class X, class DS, class DW, Executor E>
-void mix_windows_backward(const S& states, const W& w, Index m, Index T, const X& dx, DS& dstates, DW& dw,
-                          const E& executor) {
+template <class S, class W, class X, class DS, class DW>
+void mix_windows_backward(const S& states, const W& w, Index m, const Pass& pass, const X& dx, DS& dstates,
+                          DW& dw) {
   const Index kernel = w.cols() / m;
-  const Windows layout{T, 0};
-  sum_over_tokens(dx.cols(), w.rows(), w.cols(), dw, executor, [&](Index begin, Index end, auto& sum) {
+  const Windows layout{pass};
+  sum_over_tokens(dx.cols(), w.rows(), w.cols(), dw, pass.executor, [&](Index begin, Index end, auto& sum) {
     for (Index n = begin; n < end; ++n) {
       const Index offset = layout.end(n) * m - w.cols();
       for (Index c = (std::max)(Index(0), w.cols() - layout.seen(n) * m); c < w.cols(); ++c)
         column(sum, c) += column(states, offset + c) * column(dx, n);
-      const Index readers = (std::min)(kernel, T - n % T);
+      const Index readers = (std::min)(kernel, pass.sequence_of(n).end - n);
       for (Index ahead = 0; ahead < readers; ++ahead)
         for (Index j = 0; j < m; ++j)
           column(dstates, n * m + j) += column(w, (kernel - 1 - ahead) * m + j) * column(dx, n + ahead);
@@ -89,8 +115,8 @@ void mix_windows_backward(const S& states, const W& w, Index m, Index T, const X
 template <class W>
 auto tap_of(W& weight, Index m, Index t) {
   using Tap = Matrix<typename W::Scalar>;
-  return Eigen::Map<std::conditional_t<std::is_const_v<W>, const Tap, Tap>>(weight.data() + t * weight.rows(), m,
-                                                                            weight.rows() / m);
+  return Eigen::Map<std::conditional_t<std::is_const_v<W>, const Tap, Tap>>(weight.data() + t * weight.rows(),
+                                                                            m, weight.rows() / m);
 }
 
 /// mix_(., t m + j) = w_(. m + j, t): d x (m K), the columns in the order of those of the states.

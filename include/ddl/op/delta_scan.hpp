@@ -72,6 +72,21 @@ void check_tape(const char* where, const ScanSizes& s, const DeltaScanInputs<Sca
   check_shape(where, "the tape's last", tape.last, s.m, s.sequences * s.value_heads * s.d);
 }
 
+/// X <- X - beta k r^T for the edits of the last `tokens` tokens of every sequence, from the last. Keys and betas are
+/// those of x, the r those of `error`.
+template <class Scalar, class Inputs, Executor E>
+void take_back(const ScanSizes& s, std::span<const Index> offsets, const Inputs& x,
+               const Matrix<Scalar>& error, Index tokens, std::type_identity_t<BatchRef<Scalar>> state,
+               const E& executor) {
+  executor.for_each(s.sequences * s.value_heads, [&](Index piece) {
+    const ScanHead head(x, s, offsets, piece / s.value_heads, piece % s.value_heads);
+    for (Index j = head.count; j-- > head.count - tokens * s.edits;) {
+      const ConstRun<Scalar> r(head.of_value(error, j), s.m);
+      for (Index i = 0; i < s.d; ++i) column(state, piece * s.d + i) -= (head.beta(j) * head.key(j)[i]) * r;
+    }
+  });
+}
+
 }  // namespace detail
 
 /// The scan.
@@ -155,14 +170,7 @@ void delta_scan_rewind(const DeltaScanSettings& settings, std::span<const Index>
     if (const Index length = offsets[i + 1] - offsets[i]; tokens < 0 || tokens > length)
       fail(where, "tokens", std::to_string(tokens),
            "from 0 to the " + std::to_string(length) + " tokens of sequence " + std::to_string(i));
-  executor.for_each(s.sequences * s.value_heads, [&](Index piece) {
-    const Index sequence = piece / s.value_heads, h = piece % s.value_heads;
-    const detail::ScanHead head(inputs, s, offsets, sequence, h);
-    for (Index j = head.count; j-- > head.count - tokens * s.edits;) {
-      const ConstRun<Scalar> r(head.of_value(tape.error, j), s.m);
-      for (Index i = 0; i < s.d; ++i) column(state, piece * s.d + i) -= (head.beta(j) * head.key(j)[i]) * r;
-    }
-  });
+  detail::take_back(s, offsets, inputs, tape.error, tokens, state, executor);
 }
 
 }  // namespace ddl

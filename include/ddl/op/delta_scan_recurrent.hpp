@@ -82,6 +82,10 @@ struct Registers {
   }
 };
 
+/// The rows of a panel that are summed apart: fewer sums than four packets wait for their own additions.
+template <class P>
+inline constexpr std::size_t sums_at_once = P::width >= 4 ? 1 : 4 / P::width;
+
 /// One sweep over a panel of X, whose rows are `stride` apart:  x_i <- a x_i + k_i p,   o = sum of q_i x_i,
 /// u = sum of next_i x_i.   Without Decay a is 1; without Read there is no o.
 template <class P, bool Decay, bool Read>
@@ -90,8 +94,7 @@ void advance(Index d, typename P::Scalar* X, Index stride, typename P::Scalar a,
              typename P::Numbers& o, typename P::Numbers& u) {
   using Lane = typename P::Lane;
   using Scalar = typename P::Scalar;
-  constexpr std::size_t rows =
-      P::width >= 4 ? 1 : 4 / P::width;  // fewer sums than four wait for their own additions
+  constexpr std::size_t rows = sums_at_once<P>;
   const Registers<P> write(p);
   const auto zero = Lane::broadcast(Scalar(0)), decay = Lane::broadcast(a);
   Registers<P> output[rows], read[rows];
@@ -121,8 +124,20 @@ void advance(Index d, typename P::Scalar* X, Index stride, typename P::Scalar a,
 template <class P>
 void read_panel(Index d, const typename P::Scalar* X, Index stride, const typename P::Scalar* k,
                 typename P::Numbers& u) {
-  u.setZero();
-  for (Index i = 0; i < d; ++i) u += k[i] * Eigen::Map<const typename P::Numbers>(X + i * stride);
+  using Lane = typename P::Lane;
+  constexpr std::size_t rows = sums_at_once<P>;
+  Registers<P> read[rows];
+  const auto visit = [&](Index i, Registers<P>& sum) {
+    const auto ki = Lane::broadcast(k[i]);
+    for (int w = 0; w < P::width; ++w)
+      sum.at[w] = Lane::add_product(sum.at[w], ki, Lane::load(X + i * stride + w * Lane::size));
+  };
+  Index i = 0;
+  for (; i + Index(rows) <= d; i += Index(rows))
+    for (std::size_t r = 0; r < rows; ++r) visit(i + Index(r), read[r]);
+  for (; i < d; ++i) visit(i, read[0]);
+  for (std::size_t r = 1; r < rows; ++r) read[0].add(read[r]);
+  read[0].store(u);
 }
 
 /// One sweep back over a panel of X and H, rows x_i h_i side by side: see the top of this file. Adds to dk,
@@ -240,18 +255,23 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
   const auto scale = static_cast<Scalar>(s.output_scale);
   const bool has_decay = head.x.has_decay();
   if (head.count == 0) return;
-  Scalar* X = scan_room<Scalar>(d * P::lanes);
-  copy_rows(d, state.data + channel, state.stride, channels, X, P::lanes, P::lanes);
-  // The panel holds Z with X = factor Z: a decay changes the factor alone, until it is worth a sweep.
-  constexpr Scalar least_factor = Scalar(1) / 64;
+  // For a few edits the copies would cost more than they save.
+  constexpr Index few = 4;
+  const bool in_place = head.count <= few && channels == P::lanes;
+  Scalar* const X = in_place ? state.data + channel : scan_room<Scalar>(d * P::lanes);
+  const Index stride = in_place ? state.stride : P::lanes;
+  if (!in_place) copy_rows(d, state.data + channel, state.stride, channels, X, stride, P::lanes);
+  // The panel holds Z with X = factor Z: a decay changes the factor alone, until it is worth a sweep. In place
+  // it is applied at once.
+  const Scalar least_factor = in_place ? Scalar(1) : Scalar(1) / 64;
   Scalar factor(1);
   const auto save = [&](const ScanState<Scalar>& to) {
-    copy_rows(d, X, P::lanes, channels, to.data + channel, to.stride, channels);
+    copy_rows(d, X, stride, channels, to.data + channel, to.stride, channels);
     for (Index i = 0; i < d && factor != Scalar(1); ++i)
       Run<Scalar>(to.data + channel + i * to.stride, channels) *= factor;
   };
   Numbers u, v, r, p, o;
-  read_panel<P>(d, X, P::lanes, head.key(0), u);
+  read_panel<P>(d, X, stride, head.key(0), u);
   for (Index j = 0; j < head.count; ++j) {
     if (tape && tape->starts.size() > 0 && j % tape->chunk == 0)
       save(ScanState<Scalar>(tape->starts, s, chunk_slot(head, sequence, j, tape->chunk), head.h));
@@ -268,7 +288,7 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
     const Scalar* q = reads ? head.query(j) : k;
     with_flags(
         [&]<bool Decay, bool Read>(Flag<Decay>, Flag<Read>) {
-          advance<P, Decay, Read>(d, X, P::lanes, a, k, p, q, next, o, u);
+          advance<P, Decay, Read>(d, X, stride, a, k, p, q, next, o, u);
         },
         decays, reads);
     if (reads) {
@@ -276,7 +296,7 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
       P::store(o, channels, output + head.token(j) * output_stride + head.h * s.m + channel);
     }
   }
-  save(state);
+  if (!in_place) save(state);
 }
 
 /// The recurrent scan of all heads of all sequences; `tape` may be null.

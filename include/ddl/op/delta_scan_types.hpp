@@ -291,7 +291,7 @@ void add_sums(const ScanHead<DeltaScanInputs<Scalar>>& to, const ScanHead<DeltaS
 template <class Scalar, Executor E, class F>
 void sum_parts(const ScanSizes& s, std::span<const Index> offsets, Index parts, DeltaScanTape<Scalar>& tape,
                DeltaScanInputs<Scalar>& gradient, const E& executor, const F& add_part) {
-  constexpr Index enough = 16, block_of_shares = 512;
+  constexpr Index enough = 16, block_of_shares = 256;
   const Index heads = s.sequences * s.key_heads;
   if (s.tokens == 0) return;
   const Index shares = (std::min)(parts, pieces_of(enough, heads));

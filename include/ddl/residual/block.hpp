@@ -262,7 +262,7 @@ struct DeltaResidualBlock
     tape.use.begin_forward(where, sizes());
     check_states(where, X, Y, pass);
     Connection::forward(compressor, X, Y, tape.edit, tape.activations, pass);
-    tape.use.end_forward(this, pass.length);
+    tape.use.end_forward(this, pass);
   }
 
   /// X holds the states that went in; dX holds dL/dY on entry and dL/dX on return; adds to the parameters of `gradient`.
@@ -276,7 +276,7 @@ struct DeltaResidualBlock
     check_same_shapes(where, "the gradient", *this, gradient);
     check_shape(where, "X", X, this->width, tape.edit.inputs.value.size());
     check_shape(where, "dX", dX, this->width, X.cols());
-    const Pass pass(executor, tape.use.begin_backward());
+    const Pass pass = tape.use.begin_backward(executor);
     delta_update_backward(this->update, X, tape.edit.inputs, tape.edit.tape, dX, tape.workspace.gradient, executor);
     Connection::backward_parts(compressor, X, dX, tape.edit, tape.activations, gradient.compressor, gradient,
                                tape.workspace, pass);

@@ -6,8 +6,8 @@
 #include <optional>
 #include <tuple>
 
-#include "ddl/residual/compressor.hpp"
 #include "ddl/nn/token_windows.hpp"
+#include "ddl/residual/compressor.hpp"
 
 namespace ddl {
 
@@ -64,7 +64,7 @@ struct ChannelConvolutionCompressor {
     tape.x.resize(X.rows(), X.cols() / m);
     tape.mix.setZero(X.rows(), m);
     for_taps([&](Index j, Index t, Index c) { column(tape.mix, c) += column(weight, t) * read[j]; });
-    detail::mix_windows(X, tape.mix, m, {1, 0}, tape.x, pass.executor);
+    detail::mix_windows(X, tape.mix, m, {Pass(pass.executor)}, tape.x);  // every column on its own
     return tape.x;
   }
   /// What forward returned.
@@ -77,7 +77,7 @@ struct ChannelConvolutionCompressor {
   void backward(const Input& X, const Input& dx, BatchRef<Scalar, Rows> dX, Tape<Tokens>& tape,
                 ChannelConvolutionCompressor& gradient, const Pass& pass = {}) const {
     const Index m = read.size();
-    detail::mix_windows_backward(X, tape.mix, m, 1, dx, dX, tape.dmix, pass.executor);
+    detail::mix_windows_backward(X, tape.mix, m, Pass(pass.executor), dx, dX, tape.dmix);
     for_taps([&](Index j, Index t, Index c) {
       column(gradient.weight, t) += column(tape.dmix, c) * read[j];
       gradient.read[j] += (column(tape.dmix, c) * column(weight, t)).sum();

@@ -13,7 +13,8 @@
 namespace ddl {
 
 struct StateExpansionSettings {
-  std::optional<Index> kernel = {};  ///< tokens; by default every channel is the vector itself, without parameters
+  std::optional<Index> kernel =
+      {};  ///< tokens; by default every channel is the vector itself, without parameters
 };
 
 /// X_ij(n) = sum over t of w_(i m + j, t) x_i(n - (K - 1) + t),  x = 0 before a sequence;  or X_ij = x_i.
@@ -58,13 +59,13 @@ struct StateExpansion {
   /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
   void forward(const Input& x, BatchRef<Scalar, Rows> X, Tape& tape, const Pass& pass = {}) const {
     check("ddl::StateExpansion", x, X, pass);
-    convolve(x, {pass.length, 0}, X, tape, pass);
+    convolve(x, {pass}, X, tape);
   }
 
-  void backward(const Input& x, const Input& dX, BatchRef<Scalar, Rows> dx, Tape& tape, StateExpansion& gradient,
-                const Pass& pass = {}) const {
+  void backward(const Input& x, const Input& dX, BatchRef<Scalar, Rows> dx, Tape& tape,
+                StateExpansion& gradient, const Pass& pass = {}) const {
     constexpr const char* where = "ddl::StateExpansion::backward";
-    const Index m = value_channels, T = pass.length;
+    const Index m = value_channels;
     check_shape(where, "dx", dx, width, x.cols());
     check_shape(where, "dX", dX, width, x.cols() * m);
     if (repeats())
@@ -74,13 +75,15 @@ struct StateExpansion {
       });
     detail::sum_over_tokens(
         x.cols(), width, tape.mix.cols(), tape.dmix, pass.executor, [&](Index begin, Index end, auto& sum) {
-          for (Index n = begin; n < end; ++n)
+          for (Index n = begin; n < end; ++n) {
+            const TokenRange sequence = pass.sequence_of(n);
             for (Index j = 0; j < m; ++j) {
-              for (Index back = 0; back < taps(n % T); ++back)
+              for (Index back = 0; back < taps(n - sequence.begin); ++back)
                 column(sum, tap(back, j)) += column(dX, n * m + j) * column(x, n - back);
-              for (Index ahead = 0; ahead < taps(T - 1 - n % T); ++ahead)
+              for (Index ahead = 0; ahead < taps(sequence.end - 1 - n); ++ahead)
                 column(dx, n) += column(dX, (n + ahead) * m + j) * column(tape.mix, tap(ahead, j));
             }
+          }
         });
     for (Index t = 0; t < kernel(); ++t)
       detail::tap_of(gradient.weight, m, t) += tape.dmix.middleCols(t * m, m).transpose();
@@ -90,12 +93,13 @@ struct StateExpansion {
     return {Matrix<Scalar, Rows, Dynamic>::Zero(width, past() * sequences)};
   }
   /// @throws std::invalid_argument if a shape does not fit or the state is of another size.
-  void infer(const Input& x, BatchRef<Scalar, Rows> X, State& state, Tape& tape, const Pass& pass = {}) const {
+  void infer(const Input& x, BatchRef<Scalar, Rows> X, State& state, Tape& tape,
+             const Pass& pass = {}) const {
     constexpr const char* where = "ddl::StateExpansion::infer";
     check(where, x, X, pass);
-    const detail::Windows layout{pass.length, past()};
+    const detail::Windows layout{pass, past()};
     detail::extend_windows(where, x, 1, layout, state, tape.windows);
-    convolve(tape.windows, layout, X, tape, pass);
+    convolve(tape.windows, layout, X, tape);
   }
 
  private:
@@ -104,11 +108,11 @@ struct StateExpansion {
     check_shape(where, "X", X, width, x.cols() * value_channels);
     pass.sequences(where, x.cols());
   }
-  void convolve(const Input& windows, const detail::Windows& layout, BatchRef<Scalar, Rows>& X, Tape& tape,
-                const Pass& pass) const {
+  void convolve(const Input& windows, const detail::Windows& layout, BatchRef<Scalar, Rows>& X,
+                Tape& tape) const {
     const Index m = value_channels, N = X.cols() / m;
     if (!repeats()) detail::fold_taps(weight, m, tape.mix);
-    for_ranges(pass.executor, N, columns_per_piece(width * m), [&](Index begin, Index end) {
+    for_ranges(layout.pass.executor, N, columns_per_piece(width * m), [&](Index begin, Index end) {
       for (Index n = begin; n < end; ++n)
         for (Index j = 0; j < m; ++j) {
           auto channel = column(X, n * m + j);
@@ -130,7 +134,9 @@ struct StateExpansion {
   /// The taps that token `position` of a sequence has tokens for.
   Index taps(Index position) const noexcept { return (std::min)(kernel(), position + 1); }
   /// The column of the tap `back` tokens ago.
-  Index tap(Index back, Index channel) const noexcept { return (kernel() - 1 - back) * value_channels + channel; }
+  Index tap(Index back, Index channel) const noexcept {
+    return (kernel() - 1 - back) * value_channels + channel;
+  }
 };
 
 }  // namespace ddl

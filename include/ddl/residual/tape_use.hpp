@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "ddl/core/check.hpp"
+#include "ddl/core/pass.hpp"
 
 namespace ddl {
 
@@ -51,9 +53,10 @@ class TapeUse {
     check_sizes(where, "the tape", sizes_, model);
     forward_of_ = nullptr;
   }
-  void end_forward(const void* model, Index length) {
+  void end_forward(const void* model, const Pass& pass) {
     forward_of_ = model;
-    length_ = length;
+    offsets_.assign(pass.offsets().begin(), pass.offsets().end());
+    if (offsets_.empty()) length_ = pass.length();
   }
   /// @throws std::invalid_argument if the model is empty, or the last pass with this tape was not a forward pass of this
   /// model with these sizes.
@@ -65,14 +68,15 @@ class TapeUse {
                        : "without a forward pass, or one that backward has used up",
            "that of a forward pass of this model");
   }
-  /// Uses the forward pass up. @return the length of its sequences.
-  Index begin_backward() {
+  /// Uses the forward pass up. @return the pass over its sequences, whose lengths are those kept here.
+  Pass begin_backward(const ExecutorRef& executor) {
     forward_of_ = nullptr;
-    return length_;
+    return offsets_.empty() ? Pass(executor, length_) : Pass(executor, offsets_);
   }
 
   /// @throws std::invalid_argument if the sizes differ, or the model is empty.
-  static void check_sizes(const char* where, const char* what, const ModelSizes& given, const ModelSizes& model) {
+  static void check_sizes(const char* where, const char* what, const ModelSizes& given,
+                          const ModelSizes& model) {
     check_model(where, model);
     if (given == model) return;
     ModelSizes same_parts = given;
@@ -92,7 +96,8 @@ class TapeUse {
  private:
   ModelSizes sizes_;
   Moving<const void*> forward_of_;
-  Index length_ = 1;
+  Index length_ = 1;            ///< of the sequences, or
+  std::vector<Index> offsets_;  ///< see Pass
 };
 
 }  // namespace ddl

@@ -5,8 +5,8 @@
 
 #include <tuple>
 
-#include "ddl/residual/compressor.hpp"
 #include "ddl/nn/token_windows.hpp"
+#include "ddl/residual/compressor.hpp"
 
 namespace ddl {
 
@@ -59,7 +59,7 @@ struct TokenConvolutionCompressor {
   template <int Tokens>
   Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {
     const Index N = checked("ddl::TokenConvolutionCompressor", X, pass);
-    return mix(X, {pass.length, 0}, N, tape, pass);
+    return mix(X, {pass}, N, tape);
   }
   /// What forward returned.
   template <int Tokens>
@@ -71,7 +71,7 @@ struct TokenConvolutionCompressor {
   void backward(const Input& X, const Input& dx, BatchRef<Scalar, Rows> dX, Tape<Tokens>& tape,
                 TokenConvolutionCompressor& gradient, const Pass& pass = {}) const {
     const Index m = value_channels();
-    detail::mix_windows_backward(X, tape.mix, m, pass.length, dx, dX, tape.dmix, pass.executor);
+    detail::mix_windows_backward(X, tape.mix, m, pass, dx, dX, tape.dmix);
     for (Index t = 0; t < weight.cols(); ++t) {
       const auto grad = tape.dmix.middleCols(t * m, m).transpose();
       detail::tap_of(gradient.weight, m, t) += read.asDiagonal() * grad;
@@ -87,9 +87,9 @@ struct TokenConvolutionCompressor {
   Input infer(const Input& X, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
     constexpr const char* where = "ddl::TokenConvolutionCompressor::infer";
     const Index N = checked(where, X, pass);
-    const detail::Windows layout{pass.length, weight.cols() - 1};
+    const detail::Windows layout{pass, weight.cols() - 1};
     detail::extend_windows(where, X, value_channels(), layout, state, tape.windows);
-    return mix(tape.windows, layout, N, tape, pass);
+    return mix(tape.windows, layout, N, tape);
   }
 
  private:
@@ -101,13 +101,12 @@ struct TokenConvolutionCompressor {
     return N;
   }
   template <int Tokens>
-  Input mix(const Input& windows, const detail::Windows& layout, Index N, Tape<Tokens>& tape,
-            const Pass& pass) const {
+  Input mix(const Input& windows, const detail::Windows& layout, Index N, Tape<Tokens>& tape) const {
     const Index m = value_channels();
     tape.x.resize(windows.rows(), N);
     detail::fold_taps(weight, m, tape.mix);
     for (Index c = 0; c < tape.mix.cols(); ++c) column(tape.mix, c) *= read[c % m];
-    detail::mix_windows(windows, tape.mix, m, layout, tape.x, pass.executor);
+    detail::mix_windows(windows, tape.mix, m, layout, tape.x);
     return tape.x;
   }
 };
