@@ -4,8 +4,6 @@
 #include <cmath>
 #include <complex>
 #include <limits>
-#include <utility>
-#include <vector>
 
 #include <Eigen/Eigenvalues>
 #include <unsupported/Eigen/AutoDiff>
@@ -383,30 +381,6 @@ TEST_CASE("the destination may overlap what is read in any way", "[op][delta_ope
     Y = X;
     A.apply(Y.middleCols(1, 2), Y.middleCols(1 + shift, 2));
     worst.add(error(Y.middleCols(1 + shift, 2), expected));
-  }
-  // One entry in common; maps of the same memory by other strides, ascending or descending.
-  Eigen::VectorXd y = random_matrix<Eigen::VectorXd>(random, 7);
-  const Eigen::VectorXd head = dense * y.head(4);
-  y.tail(4) = A * y.head(4);
-  worst.add(error(y.tail(4), head));
-  using Strides = Eigen::Stride<Dynamic, Dynamic>;
-  const Eigen::VectorXd numbers = random_matrix<Eigen::VectorXd>(random, 40);
-  struct Place {
-    Index begin, outer, inner;
-  };
-  for (const auto& [from, to] : std::vector<std::pair<Place, Place>>{{{0, 3, 1}, {0, 4, 1}},
-                                                                     {{0, 8, 1}, {0, 8, 2}},
-                                                                     {{4, -4, 1}, {0, 4, 1}},
-                                                                     {{20, 4, -1}, {17, 4, 1}}}) {
-    Eigen::VectorXd memory = numbers;
-    const auto map = [&](const Place& at) {
-      return Eigen::Map<Eigen::MatrixXd, 0, Strides>(memory.data() + at.begin, 4, 2,
-                                                     Strides(at.outer, at.inner));
-    };
-    auto source = map(from), destination = map(to);
-    const Eigen::MatrixXd expected = dense * source;
-    destination = A * source;
-    worst.add(error(destination, expected));
   }
   const Eigen::MatrixXd written = dense * X + A.beta() * A.direction() * X.row(1).reverse();
   starting_from(
