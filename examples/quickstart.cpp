@@ -38,9 +38,9 @@ int main() {
   X << 3, 1, 0, 1, 6, 1;
   const Eigen::Vector2d v(10, -1);
   print("target v", v);
-  print("readout X^T k before", X.transpose() * k.normalized());
+  print("read X^T k before", X.transpose() * k.normalized());
   const ddl::DeltaOperator write(k, 1.0);
-  write.rewrite_in_place(X, v);
-  print("readout X^T k after", X.transpose() * k.normalized());
+  write.update_in_place(X, v);
+  print("read X^T k after", X.transpose() * k.normalized());
   std::printf("\nAt beta = 1 the old content along k is gone and v stands there exactly.\n");
 }

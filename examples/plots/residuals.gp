@@ -23,7 +23,7 @@ do for [i = 1:words(variants)] {
   name = word(variants, i)
   set xtics add (sprintf("%s", name) i) noenhanced
 }
-set xlabel "rewrite"
+set xlabel "update rule"
 set ylabel ylabel
 set format y "%g"
 set offsets 0, 0, graph 0.08, graph 0.08

@@ -108,6 +108,25 @@ TEST_CASE("eigenvalues are those of Eigen's solver for the dense product", "[ana
           slope_tolerance<double>);
 }
 
+TEST_CASE("a product's eigenvalues are those of its matrix", "[analysis][spectrum]") {
+  Random random(15);
+  const auto sorted = [](auto values) {
+    std::sort(values.begin(), values.end(), [](const Complex& a, const Complex& b) {
+      return std::abs(a.real() - b.real()) > 1e-8 ? a.real() < b.real() : a.imag() < b.imag();
+    });
+    return Vector<Complex>(values);
+  };
+  for (const Index n : {0, 1, 3, 9}) {
+    DeltaProduct<double, 5> product;
+    for (Index i = 0; i < n; ++i)
+      product.push(DeltaOperator<double, 5>(random_matrix<Vector<double, 5>>(random, 5), 1.7));
+    const Vector<Complex> expected =
+        Eigen::EigenSolver<Matrix<double>>(Matrix<double>(product.dense()), false).eigenvalues();
+    CAPTURE(n);
+    CHECK(error(sorted(ddl::eigenvalues(product)), sorted(expected)) <= sequence_tolerance<double>(100));
+  }
+}
+
 TEST_CASE("known spectra", "[analysis][spectrum]") {
   const Eigen::Vector3d x(1, 0, 0), y(0, 1, 0), tilted(0.6, 0.8, 0);
   const auto of = [](std::initializer_list<DeltaOperator<double, 3>> factors) {

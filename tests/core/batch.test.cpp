@@ -16,19 +16,6 @@ TEST_CASE("matrices are column-major unless Eigen allows only row-major", "[core
   STATIC_REQUIRE(ddl::Matrix<float, 1, ddl::Dynamic>::IsRowMajor);
 }
 
-TEST_CASE("the state of sample n is the n-th group of columns, to read and to write", "[core][batch]") {
-  Eigen::MatrixXd states = Eigen::RowVectorXd::LinSpaced(12, 0, 11).replicate(3, 1);
-  const Eigen::MatrixXd& constant = states;
-  for (Eigen::Index n = 0; n < 3; ++n) {
-    CHECK(ddl::state_of(constant, n, 4) == states.middleCols(4 * n, 4));
-    CHECK(ddl::state_of<4>(constant, n, 4) == states.middleCols(4 * n, 4));
-  }
-  STATIC_REQUIRE(decltype(ddl::state_of<4>(constant, 0, 4))::ColsAtCompileTime == 4);
-  ddl::state_of(states, 1, 4).setConstant(-1);
-  CHECK((states.array() == -1).count() == 12);
-  CHECK((states.middleCols(4, 4).array() == -1).all());
-}
-
 TEST_CASE("a run is a piece of a column, of a row vector too", "[core][batch]") {
   Eigen::MatrixXd x = Eigen::VectorXd::LinSpaced(12, 0, 11).reshaped(4, 3);
   const auto inner = x.middleRows(1, 3);

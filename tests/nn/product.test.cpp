@@ -168,7 +168,7 @@ TEST_CASE("a product that ends with an exception leaves the next one right", "[n
   }
 }
 
-#ifndef EIGEN_USE_BLAS
+#if !defined(EIGEN_USE_BLAS) && !defined(DDL_PLAIN_EIGEN)
 TEST_CASE("panels that find no memory stay as they were", "[nn][product]") {
   Vector<double> panels = Vector<double>::Ones(100);
   CHECK_THROWS_AS(ddl::detail::Panels<double>::room(panels, Index(1) << 61), std::bad_alloc);

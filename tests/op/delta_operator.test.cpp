@@ -55,7 +55,7 @@ TEMPLATE_TEST_CASE_SIG("an operator times a matrix is its dense matrix times it,
       worst.add(error(flat(given), flat(expected)));
     };
     const auto edit = [&](auto& x) {
-      A.rewrite_in_place(x, v);
+      A.update_in_place(x, v);
       compare(x, written);
       A.apply(X, x);
       compare(x, product);
@@ -81,7 +81,7 @@ TEST_CASE("source and destination may differ in their storage", "[op][delta_oper
   };
   for_each_storage<double, Dynamic>(X, [&](auto& x) {
     const int overwritten = for_each_storage<double, Dynamic>(X, [&](auto& y) {
-      A.rewrite(x, v, y);
+      A.update(x, v, y);
       compare(y, written);
       y = A * x;
       compare(y, product);
@@ -130,13 +130,13 @@ TEMPLATE_TEST_CASE("beta zero, one and two give identity, projection and reflect
     Square Y(d, 3);
 
     CHECK(Square(gated(0) * X) == X);
-    gated(0).rewrite(X, v, Y);
+    gated(0).update(X, v, Y);
     CHECK(Y == X);
 
     const auto projection = gated(1);
     CHECK(error((projection * (projection * X).eval()).eval(), (projection * X).eval()) <= tolerance);
     CHECK(error((k.adjoint() * (projection * X).eval()).eval(), 0 * v.transpose()) <= tolerance);
-    projection.rewrite(X, v, Y);
+    projection.update(X, v, Y);
     CHECK(error(k.adjoint() * Y, v.transpose()) <= tolerance);
 
     const auto reflection = gated(2);
@@ -147,7 +147,7 @@ TEMPLATE_TEST_CASE("beta zero, one and two give identity, projection and reflect
   }
 }
 
-TEST_CASE("a rewrite multiplies the error k^T X - v^T by 1 - beta", "[op][delta_operator]") {
+TEST_CASE("an update multiplies the error k^T X - v^T by 1 - beta", "[op][delta_operator]") {
   Random random(5);
   for (const double beta : gates) {
     CAPTURE(beta);
@@ -155,7 +155,7 @@ TEST_CASE("a rewrite multiplies the error k^T X - v^T by 1 - beta", "[op][delta_
     const auto X = random_matrix<Matrix<double>>(random, 12, 4);
     const auto v = random_matrix<Vector<double>>(random, 4);
     Matrix<double> Y(12, 4);
-    A.rewrite(X, v, Y);
+    A.update(X, v, Y);
     const auto error_of = [&](const auto& state) {
       return (A.direction().transpose() * state - v.transpose()).eval();
     };
@@ -327,8 +327,8 @@ TEST_CASE("what cannot be an operator or a state is refused by name", "[op][delt
   refused([&] { A.apply(X, wide); }, "Y is 4 x 3, expected 4 x 2");
   refused([&] { A.apply_in_place(tall); }, "X is 5 x 2, expected 4 x 2");
   refused([&] { X = A * tall; }, "the right-hand side is 5 x 2, expected 4 x 2");
-  refused([&] { A.rewrite(X, k, X); }, "the size of v is 4, expected 2");
-  refused([&] { A.rewrite(X, k.head(2), tall); }, "Y is 5 x 2, expected 4 x 2");
+  refused([&] { A.update(X, k, X); }, "the size of v is 4, expected 2");
+  refused([&] { A.update(X, k.head(2), tall); }, "Y is 5 x 2, expected 4 x 2");
 }
 
 TEST_CASE("the destination may overlap what is read in any way", "[op][delta_operator]") {
@@ -384,9 +384,9 @@ TEST_CASE("the destination may overlap what is read in any way", "[op][delta_ope
   }
   const Eigen::MatrixXd written = dense * X + A.beta() * A.direction() * X.row(1).reverse();
   starting_from(
-      X, [&](auto& Y) { A.rewrite_in_place(Y, Y.row(1).reverse()); }, written);
+      X, [&](auto& Y) { A.update_in_place(Y, Y.row(1).reverse()); }, written);
   starting_from(
-      X, [&](auto& Y) { A.rewrite(X, X.row(1).reverse(), Y); }, written);
+      X, [&](auto& Y) { A.update(X, X.row(1).reverse(), Y); }, written);
   CHECK(worst <= identity_tolerance<double>);
 }
 
@@ -453,8 +453,8 @@ TEST_CASE("applying an operator of 200,000 rows takes no memory at all", "[op][d
   CHECK(allocations_in([&] {
           A.apply(X, Y);
           A.apply_in_place(Y);
-          A.rewrite(X, v, Y);
-          A.rewrite_in_place(Y, v);
+          A.update(X, v, Y);
+          A.update_in_place(Y, v);
           Y.middleCols(1, 2) = A * X.rightCols(2);
           A.apply_in_place(row_major);
         }) == 0);
@@ -471,7 +471,7 @@ TEST_CASE("a fixed-size operator never touches the heap", "[op][delta_operator]"
           const DeltaOperator A(k, 0.5f);
           Matrix<float, 8, 4> Y = A * X;
           A.inverse().apply_in_place(Y);
-          A.pow(3).rewrite_in_place(Y, v);
+          A.pow(3).update_in_place(Y, v);
           sum = A.transpose().dense().sum() + Y.sum();
         }) == 0);
   CHECK(ddl::is_finite(sum));

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/op/delta_product.hpp"
 
-#include <Eigen/Eigenvalues>
 #include <complex>
 #include <limits>
 #include <vector>
@@ -124,7 +123,7 @@ TEST_CASE("a product of operators is the product of their matrices", "[op][delta
   }
 }
 
-TEST_CASE("a product with writes is the sequence of rewrites, and its inverse takes them back",
+TEST_CASE("a product with writes is the sequence of updates, and its inverse takes them back",
           "[op][delta_product]") {
   constexpr Index d = 12, m = 3;
   Random random(2);
@@ -273,7 +272,7 @@ TEST_CASE("a projection makes the product singular", "[op][delta_product]") {
 TEST_CASE("a product's backward pass is the gradient of its forward pass", "[op][delta_product][grad]") {
   constexpr Index d = 6, n = 5, m = 3;
   Random random(11);
-  for (const double beta : {0.0, 1e-3, 1.0, 2.0, -1.0})  // -1: mixed, with a 1e-6
+  for (const double beta : {0.0, 1e-6, 1.0, 2.0, -1.0})  // -1: mixed
     for (const double dlog : {0.0, 0.7}) {               // of the log-determinant
       Inputs inputs{random_matrix<Matrix<double>>(random, d, m), random_matrix<Matrix<double>>(random, d, n),
                     random_matrix<Matrix<double>>(random, n, m), Matrix<double>::Constant(1, n, beta)};
@@ -281,16 +280,22 @@ TEST_CASE("a product's backward pass is the gradient of its forward pass", "[op]
       if (dlog > 0) inputs.K *= 0.9;  // no projections
       if (beta < 0) inputs.beta << 0, 1, 2, 1e-6, 1.5;
       const auto G = random_matrix<Matrix<double>>(random, d, m);
+      const Matrix<double> base = inputs.X;
+      Matrix<double> Y(d, m), dX = G;
+      // <G, Y - base>, with Y - base as the sum of what changed: beside X, which is of order 1, gates of 1e-6 are lost to
+      // rounding.
       const auto loss = [&] {
         const auto product = inputs.product();
-        const Matrix<double> Y = product * inputs.X;
-        return G.cwiseProduct(Y).sum() + (dlog > 0 ? dlog * product.log_abs_determinant() : 0.0);
+        DeltaProduct<double>::Tape tape;
+        product.apply(inputs.X, Y, tape);
+        return G.cwiseProduct(inputs.X - base + inputs.K * tape.steps).sum() +
+               (dlog > 0 ? dlog * product.log_abs_determinant() : 0.0);
       };
       const auto product = inputs.product();
       DeltaProduct<double>::Tape tape;
       DeltaProduct<double>::Gradient gradient;
-      Matrix<double> Y(d, m), dX = G;
       product.apply(inputs.X, Y, tape);
+      CHECK(error(Y, inputs.X + inputs.K * tape.steps) <= identity_tolerance<double>);
       product.backward(inputs.X, tape, dX, gradient);
       if (dlog > 0) product.log_abs_determinant_backward(dlog, gradient);
       Inputs given{dX, gradient.directions, gradient.writes, gradient.betas.transpose()};
@@ -338,6 +343,13 @@ TEST_CASE("log-determinants keep small gates' digits and never overflow", "[op][
   CHECK(DeltaOperator(Eigen::Vector2d(3, 4), 3).log_abs_determinant() == Catch::Approx(std::log(2)));
 }
 
+TEST_CASE("the determinant is right for directions of any length", "[op][delta_product]") {
+  DeltaProduct<double> product(2);
+  product.push(DeltaOperator<double>::as_given(Eigen::Vector2d(0, 2), 0.5));
+  product.push(DeltaOperator<double>::as_given(Eigen::Vector2d(3, 4), 0.1));
+  CHECK(product.determinant() == Catch::Approx(1.5));
+}
+
 TEST_CASE("operators and products compose in any order and of any sizes", "[op][delta_product]") {
   Random random(13);
   const DeltaOperator A(random_matrix<Vector<double>>(random, 4), 1.5);
@@ -370,25 +382,6 @@ TEST_CASE("a product's power repeats it, writes included, and its inverse", "[op
   for (int i = 0; i < 3; ++i) Y = product * Y;
   CHECK(error((product.pow(3) * X).eval(), Y) <= sequence_tolerance<double>(20));
   CHECK(error((product.pow(-3) * Y).eval(), X) <= undo_tolerance);
-}
-
-TEST_CASE("a product's eigenvalues are those of its matrix", "[op][delta_product]") {
-  Random random(15);
-  const auto sorted = [](auto values) {
-    std::sort(values.begin(), values.end(), [](const Complex& a, const Complex& b) {
-      return std::abs(a.real() - b.real()) > 1e-8 ? a.real() < b.real() : a.imag() < b.imag();
-    });
-    return Vector<Complex>(values);
-  };
-  for (const Index n : {0, 1, 3, 9}) {
-    DeltaProduct<double, 5> product;
-    for (Index i = 0; i < n; ++i)
-      product.push(DeltaOperator<double, 5>(random_matrix<Vector<double, 5>>(random, 5), 1.7));
-    const Vector<Complex> expected =
-        Eigen::EigenSolver<Matrix<double>>(Matrix<double>(product.dense()), false).eigenvalues();
-    CAPTURE(n);
-    CHECK(error(sorted(product.eigenvalues()), sorted(expected)) <= sequence_tolerance<double>(100));
-  }
 }
 
 TEST_CASE("the destination of a product may overlap what is read", "[op][delta_product]") {

@@ -436,9 +436,9 @@ TEST_CASE("tokens that are taken back leave no trace", "[op][delta_scan]") {
   Problem<double> p(9, 5, {0, 8, 20}, 0, settings);
   const Matrix<double> after = p.forward().last;
   Matrix<double> state = after;
-  ddl::delta_scan_rewind(settings, p.offsets, p.inputs, p.tape, 0, state);
+  ddl::delta_scan_inverse(settings, p.offsets, p.inputs, p.tape, 0, state);
   CHECK(state == after);
-  ddl::delta_scan_rewind(settings, p.offsets, p.inputs, p.tape, 8, state);
+  ddl::delta_scan_inverse(settings, p.offsets, p.inputs, p.tape, 8, state);
   CHECK(error(state.leftCols(6 * 9), p.initial.leftCols(6 * 9)) <= scan_tolerance<double>);
   Problem<double> shorter(9, 5, {0, 12}, 0, settings);
   shorter.inputs.query = p.inputs.query.middleCols(8, 12);
@@ -499,7 +499,7 @@ TEST_CASE("what does not fit a scan is refused by name", "[op][delta_scan]") {
                                              p.results.dinitial, p.results.gradient),
                     Catch::Matchers::ContainsSubstring("the tape is used up or never written"));
   p.forward();
-  CHECK_THROWS_WITH(ddl::delta_scan_rewind(p.settings, p.offsets, p.inputs, p.tape, 6, p.results.last),
+  CHECK_THROWS_WITH(ddl::delta_scan_inverse(p.settings, p.offsets, p.inputs, p.tape, 6, p.results.last),
                     Catch::Matchers::ContainsSubstring("tokens is 6, expected from 0 to the 5 tokens"));
   P other(4, 3, {0, 6}, 0);
   CHECK_THROWS_WITH(ddl::delta_scan_backward(other.settings, other.offsets, other.inputs, p.tape,
@@ -507,7 +507,7 @@ TEST_CASE("what does not fit a scan is refused by name", "[op][delta_scan]") {
                     Catch::Matchers::ContainsSubstring("the tape's error is 3 x 5, expected 3 x 6"));
   P decayed(4, 3, {0, 5}, 1);
   decayed.forward();
-  CHECK_THROWS_WITH(ddl::delta_scan_rewind(decayed.settings, decayed.offsets, decayed.inputs, decayed.tape, 1,
-                                           decayed.results.last),
+  CHECK_THROWS_WITH(ddl::delta_scan_inverse(decayed.settings, decayed.offsets, decayed.inputs, decayed.tape,
+                                            1, decayed.results.last),
                     Catch::Matchers::ContainsSubstring("log_decay is 1 x 5, expected 0 x 0"));
 }

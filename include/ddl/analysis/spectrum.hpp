@@ -3,10 +3,13 @@
 #pragma once
 
 #include <Eigen/Eigenvalues>
+#include <Eigen/QR>
 #include <Eigen/SVD>
 #include <algorithm>
 #include <complex>
 #include <stdexcept>
+#include <string>
+#include <type_traits>
 
 #include "ddl/op/delta_product.hpp"
 
@@ -30,24 +33,65 @@ Vector<RealOf<Accum<typename Derived::Scalar>>> singular_values(const Eigen::Mat
   return Eigen::JacobiSVD<Dense>(Dense(A.template cast<typename Dense::Scalar>())).singularValues();
 }
 
-/// The spectrum of the linear map A_n .. A_1; writes are no part of it.
+/// The p x p matrix, p = min(n, d), that has the eigenvalues and singular values of the linear map A_n .. A_1 but for
+/// d - p, which are 1. It is A_n .. A_1 in an orthonormal basis whose span holds all k_i. Cost 2 d n p + 4 n p^2.
 ///
-/// The problem is one of p = min(n, d) dimensions, see DeltaProduct::core(). The operators are applied one after the
-/// other: that costs no more than the triangular solve of the compact form, and any number of edits is safe.
-///
+/// The operators are applied one after the other: that costs no more than the triangular solve of the compact form, and
+/// any number of edits is safe.
+template <class Scalar, int Rows>
+Matrix<Accum<Scalar>> core_matrix(const DeltaProduct<Scalar, Rows>& product) {
+  // With K = Q R, each I - beta k k^H is the identity outside the span of Q and I - beta r r^H in it, r being k's column
+  // of R. Q is not needed.
+  using Dense = Matrix<Accum<Scalar>>;
+  const Index p = (std::min)(product.rows(), product.size());
+  Dense core = Dense::Identity(p, p);
+  if (p == 0) return core;
+  const Dense R = Eigen::HouseholderQR<Dense>(product.directions())
+                      .matrixQR()
+                      .topRows(p)
+                      .template triangularView<Eigen::Upper>();
+  for (Index i = 0; i < product.size(); ++i)
+    core -= Accum<Scalar>(product.betas()[i]) * R.col(i) * (R.col(i).adjoint() * core).eval();
+  return core;
+}
+
+namespace detail {
+
+template <class AccumScalar>
+Vector<std::complex<RealOf<AccumScalar>>> eigenvalues_of(const char* where, const Matrix<AccumScalar>& core) {
+  using Dense = Matrix<AccumScalar>;
+  using Solver = std::conditional_t<bool(Eigen::NumTraits<AccumScalar>::IsComplex),
+                                    Eigen::ComplexEigenSolver<Dense>, Eigen::EigenSolver<Dense>>;
+  if (!all_finite(core)) fail(where, "the product", "not finite", "finite numbers");
+  if (core.size() == 0) return {};
+  const Solver solver(core, false);
+  if (solver.info() != Eigen::Success)
+    throw std::runtime_error(std::string(where) + ": the eigenvalues do not converge");
+  return solver.eigenvalues();
+}
+
+}  // namespace detail
+
+/// The d eigenvalues of the linear map A_n .. A_1, in no order; writes are no part of it. The cost is that of
+/// core_matrix and of a p x p eigenvalue problem.
+/// @throws std::invalid_argument if the product overflows, std::runtime_error if the eigenvalues do not converge.
+template <class Scalar, int Rows>
+Vector<std::complex<RealOf<Accum<Scalar>>>, Rows> eigenvalues(const DeltaProduct<Scalar, Rows>& product) {
+  using All = Vector<std::complex<RealOf<Accum<Scalar>>>, Rows>;
+  All all = All::Ones(product.rows());
+  const auto few = detail::eigenvalues_of("ddl::eigenvalues", core_matrix(product));
+  all.head(few.size()) = few;
+  return all;
+}
+
+/// The eigenvalues and singular values of the linear map A_n .. A_1, at the cost of core_matrix and of two problems of
+/// p = min(n, d) dimensions.
 /// @throws std::invalid_argument if the product overflows, std::runtime_error if the eigenvalues do not converge.
 template <class Scalar, int Rows>
 Spectrum<RealOf<Accum<Scalar>>> spectrum(const DeltaProduct<Scalar, Rows>& product) {
-  using Dense = Matrix<Accum<Scalar>>;
-  using Solver = std::conditional_t<bool(Eigen::NumTraits<Accum<Scalar>>::IsComplex),
-                                    Eigen::ComplexEigenSolver<Dense>, Eigen::EigenSolver<Dense>>;
-  const Dense core = product.core();
-  if (core.size() == 0) return {{}, {}, product.rows()};
-  if (!all_finite(core)) fail("ddl::spectrum", "the product", "not finite", "finite numbers");
-  const Solver solver(core, false);
-  if (solver.info() != Eigen::Success)
-    throw std::runtime_error("ddl::spectrum: the eigenvalues do not converge");
-  return {singular_values(core), solver.eigenvalues(), product.rows() - core.rows()};
+  const auto core = core_matrix(product);
+  const auto values = detail::eigenvalues_of("ddl::spectrum", core);
+  return {singular_values(core), values, product.rows() - core.rows()};
 }
 
 namespace detail {

@@ -57,14 +57,4 @@ Run<typename Derived::Scalar> column(Eigen::DenseBase<Derived>& x, Index j, Inde
 /// The product of two dimensions, Dynamic if one of them is.
 constexpr int times(int a, int b) noexcept { return a == Dynamic || b == Dynamic ? Dynamic : a * b; }
 
-/// The d x m state of sample n.
-template <int Cols = Dynamic, class Derived>
-auto state_of(Eigen::MatrixBase<Derived>& states, Index n, Index value_channels) {
-  return states.template middleCols<Cols>(n * value_channels, value_channels);
-}
-template <int Cols = Dynamic, class Derived>
-auto state_of(const Eigen::MatrixBase<Derived>& states, Index n, Index value_channels) {
-  return states.template middleCols<Cols>(n * value_channels, value_channels);
-}
-
 }  // namespace ddl

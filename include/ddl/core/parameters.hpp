@@ -20,6 +20,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -87,119 +88,131 @@ inline constexpr bool is_std_variant<std::variant<T...>> = true;
 
 inline constexpr std::size_t most_models = 8;
 
-/// The same part, or the same parameter's scalars, of a few models. How many there are is a number and not a
-/// type, so that the walk over a type of model is compiled once.
+/// What a walk meets.
+enum class Node { list, optional, variant, parameter };
+
+/// What one of the models has at a node: the size of a list, whether there is an optional part, the index of a variant's
+/// alternative, or the shape and the scalars of a parameter.
+template <class Scalar>
+struct Entry {
+  Index rows = 0, cols = 0;
+  Scalar* data = nullptr;
+};
+
+/// The same node of a few models. How many there are is a number and not a type, so that the walk over a type of model is
+/// compiled once, for whatever is done on the way.
 template <class T>
 struct Counterparts {
-  std::array<T*, most_models> at{};
+  std::array<T, most_models> at{};
   std::size_t count = 0;
 
-  /// The addresses that f gives for each.
+  /// What f gives for each.
   template <class F>
   auto map(const F& f) const {
-    Counterparts<std::remove_pointer_t<decltype(f(*at[0]))>> mapped;
+    Counterparts<decltype(f(at[0]))> mapped;
     mapped.count = count;
-    for (std::size_t i = 0; i < count; ++i) mapped.at[i] = f(*at[i]);
+    for (std::size_t i = 0; i < count; ++i) mapped.at[i] = f(at[i]);
     return mapped;
   }
 };
 
+/// What a walk calls at every node, before the parts within.
 template <class Scalar>
-using ParameterVisitor = void (*)(void* context, const ParameterPath&, const Counterparts<Scalar>&,
-                                  Index rows, Index cols);
+struct Visitor {
+  void* context;
+  void (*call)(void* context, const ParameterPath&, Node, const Counterparts<Entry<Scalar>>&);
+};
 
-/// The models have the same shapes: for_each_parameter has seen to that.
+/// `visit` must throw where the lists, optional parts or variants of the models differ.
 template <class Scalar, class T>
-void walk(const ParameterPath& path, const Counterparts<T>& models, void* context,
-          ParameterVisitor<Scalar> visit) {
+void walk(const ParameterPath& path, const Counterparts<T*>& models, const Visitor<Scalar>& visit) {
   T& first = *models.at[0];
+  const auto enter = [&](Node node, const auto& entry) {
+    visit.call(visit.context, path, node, models.map(entry));
+  };
   if constexpr (Part<T>) {
     const auto walk_field = [&](const auto& field) {
-      walk<Scalar>(ParameterPath{&path, field.name, -1, field.rank},
-                   models.map([&](T& model) { return &(model.*(field.member)); }), context, visit);
+      walk(ParameterPath{&path, field.name, -1, field.rank},
+           models.map([&](T* model) { return &(model->*(field.member)); }), visit);
     };
     std::apply([&](const auto&... fields) { (walk_field(fields), ...); }, T::parameters());
   } else if constexpr (is_std_vector<T>) {
+    enter(Node::list, [](T* model) { return Entry<Scalar>{static_cast<Index>(model->size())}; });
     for (std::size_t i = 0; i < first.size(); ++i)
-      walk<Scalar>(ParameterPath{&path, {}, static_cast<std::ptrdiff_t>(i), path.rank},
-                   models.map([&](T& model) { return &model[i]; }), context, visit);
+      walk(ParameterPath{&path, {}, static_cast<std::ptrdiff_t>(i), path.rank},
+           models.map([&](T* model) { return &(*model)[i]; }), visit);
   } else if constexpr (is_std_optional<T>) {
-    if (first) walk<Scalar>(path, models.map([](T& model) { return &*model; }), context, visit);
+    enter(Node::optional, [](T* model) { return Entry<Scalar>{model->has_value()}; });
+    if (first) walk(path, models.map([](T* model) { return &**model; }), visit);
   } else if constexpr (is_std_variant<T>) {
+    enter(Node::variant, [](T* model) { return Entry<Scalar>{static_cast<Index>(model->index())}; });
     std::visit(
         [&]<class Chosen>(Chosen&) {
-          walk<Scalar>(path, models.map([](T& model) { return &std::get<Chosen>(model); }), context, visit);
+          walk(path, models.map([](T* model) { return &std::get<Chosen>(*model); }), visit);
         },
         first);
   } else {
     static_assert(!T::IsRowMajor || int(T::MaxRowsAtCompileTime) == 1, "ddl: parameters are column-major");
-    if (first.size() > 0)
-      visit(context, path, models.map([](T& model) { return model.data(); }), first.rows(), first.cols());
+    enter(Node::parameter, [](T* model) {
+      return Entry<Scalar>{model->rows(), model->cols(), model->data()};
+    });
   }
+}
+
+/// Calls visit(path, node, entries) at every node of models of one type, which may be const.
+template <class F, class Model, class... Rest>
+void visit_nodes(const F& visit, Model& model, Rest&... rest) {
+  using Plain = std::remove_const_t<Model>;
+  using Scalar = typename Plain::Scalar;
+  static_assert(1 + sizeof...(Rest) <= most_models, "ddl: a walk takes at most 8 models");
+  const Counterparts<Plain*> models{{const_cast<Plain*>(&model), const_cast<Plain*>(&rest)...},
+                                    1 + sizeof...(Rest)};
+  walk<Scalar>(ParameterPath{}, models,
+               {const_cast<F*>(&visit), [](void* f, const ParameterPath& path, Node node,
+                                           const Counterparts<Entry<Scalar>>& entries) {
+                  (*static_cast<const F*>(f))(path, node, entries);
+                }});
+}
+
+[[noreturn]] inline void fail_at(const char* where, const char* what, const ParameterPath& path, Node node,
+                                 Index rows, Index cols, Index expected_rows, Index expected_cols) {
+  const auto text = [&](Index r, Index c) {
+    return node == Node::list       ? "a list of " + std::to_string(r)
+           : node == Node::optional ? std::string(r ? "present" : "absent")
+           : node == Node::variant  ? "alternative " + std::to_string(r)
+                                    : shape_text(r, c);
+  };
+  fail(where, std::string(what) + "'s " + path.str(), text(rows, cols), text(expected_rows, expected_cols));
 }
 
 }  // namespace detail
 
-/// @throws std::invalid_argument naming the first parameter of `given` whose shape differs from that in `model`, or
-/// the first part that only one of them has, as "where: what's layers.0.norm.weight is 8 x 1, expected 16 x 1".
-template <class T>
-void check_same_shapes(const char* where, const char* what, const T& model, const T& given,
-                       const ParameterPath& path = {}) {
-  const auto differ = [&](const std::string& is, const std::string& expected) {
-    fail(where, std::string(what) + "'s " + path.str(), is, expected);
-  };
-  if constexpr (Part<T>) {
-    const auto check_field = [&](const auto& field) {
-      check_same_shapes(where, what, model.*(field.member), given.*(field.member),
-                        ParameterPath{&path, field.name, -1, field.rank});
-    };
-    std::apply([&](const auto&... fields) { (check_field(fields), ...); }, T::parameters());
-  } else if constexpr (detail::is_std_vector<T>) {
-    if (given.size() != model.size())
-      differ("a list of " + std::to_string(given.size()), "a list of " + std::to_string(model.size()));
-    for (std::size_t i = 0; i < model.size(); ++i)
-      check_same_shapes(where, what, model[i], given[i],
-                        ParameterPath{&path, {}, static_cast<std::ptrdiff_t>(i), path.rank});
-  } else if constexpr (detail::is_std_optional<T>) {
-    if (given.has_value() != model.has_value())
-      differ(given ? "present" : "absent", model ? "present" : "absent");
-    if (model) check_same_shapes(where, what, *model, *given, path);
-  } else if constexpr (detail::is_std_variant<T>) {
-    if (given.index() != model.index())
-      differ("alternative " + std::to_string(given.index()), "alternative " + std::to_string(model.index()));
-    std::visit(
-        [&]<class Chosen>(const Chosen& chosen) {
-          check_same_shapes(where, what, chosen, std::get<Chosen>(given), path);
-        },
-        model);
-  } else if (given.rows() != model.rows() || given.cols() != model.cols()) {
-    differ(shape_text(given.rows(), given.cols()), shape_text(model.rows(), model.cols()));
-  }
+/// @throws std::invalid_argument naming the first parameter of one of `given` whose shape differs from that in `model`,
+/// or the first part that only one of them has, as "where: what's layers.0.norm.weight is 8 x 1, expected 16 x 1".
+template <class T, class... Given>
+void check_same_shapes(const char* where, const char* what, const T& model, const Given&... given) {
+  detail::visit_nodes(
+      [&](const ParameterPath& path, detail::Node node, const auto& entries) {
+        const auto& expected = entries.at[0];
+        for (std::size_t i = 1; i < entries.count; ++i)
+          if (const auto& is = entries.at[i]; is.rows != expected.rows || is.cols != expected.cols)
+            detail::fail_at(where, what, path, node, is.rows, is.cols, expected.rows, expected.cols);
+      },
+      model, given...);
 }
 
 /// A number that is the same for models of the same shapes (check_same_shapes), and in practice for no others.
 template <class T>
-std::uint64_t shape_hash(const T& part, std::uint64_t hash = 0) {
-  const auto mix = [&](auto value) {
-    hash = (hash ^ static_cast<std::uint64_t>(value)) * 0x9e3779b97f4a7c15u;
-    hash ^= hash >> 29;
-  };
-  if constexpr (Part<T>) {
-    std::apply([&](const auto&... fields) { ((hash = shape_hash(part.*(fields.member), hash)), ...); },
-               T::parameters());
-  } else if constexpr (detail::is_std_vector<T>) {
-    mix(part.size());
-    for (const auto& each : part) hash = shape_hash(each, hash);
-  } else if constexpr (detail::is_std_optional<T>) {
-    mix(part.has_value());
-    if (part) hash = shape_hash(*part, hash);
-  } else if constexpr (detail::is_std_variant<T>) {
-    mix(part.index());
-    std::visit([&](const auto& chosen) { hash = shape_hash(chosen, hash); }, part);
-  } else {
-    mix(part.rows());
-    mix(part.cols());
-  }
+std::uint64_t shape_hash(const T& model) {
+  std::uint64_t hash = 0;
+  detail::visit_nodes(
+      [&](const ParameterPath&, detail::Node, const auto& entries) {
+        for (const Index number : {entries.at[0].rows, entries.at[0].cols}) {
+          hash = (hash ^ static_cast<std::uint64_t>(number)) * 0x9e3779b97f4a7c15u;
+          hash ^= hash >> 29;
+        }
+      },
+      model);
   return hash;
 }
 
@@ -209,27 +222,24 @@ std::uint64_t shape_hash(const T& part, std::uint64_t hash = 0) {
 /// @throws std::invalid_argument if the models differ in a shape (check_same_shapes); f is not called then.
 template <class F, class Model, class... Rest>
 void for_each_parameter(F&& f, Model& model, Rest&... rest) {
-  using Plain = std::remove_const_t<Model>;
-  using Scalar = typename Plain::Scalar;
-  using Visitor = std::remove_reference_t<F>;
-  static_assert((std::is_same_v<Plain, std::remove_const_t<Rest>> && ...),
+  using Scalar = typename std::remove_const_t<Model>::Scalar;
+  static_assert((std::is_same_v<std::remove_const_t<Model>, std::remove_const_t<Rest>> && ...),
                 "ddl: a walk takes models of one type");
-  static_assert(1 + sizeof...(Rest) <= detail::most_models, "ddl: a walk takes at most 8 models");
-  (check_same_shapes<Plain>("ddl::for_each_parameter", "a model", model, rest), ...);
-  const auto visit = [](void* context, const ParameterPath& path, const detail::Counterparts<Scalar>& scalars,
-                        Index rows, Index cols) {
-    std::size_t i = 0;
-    const auto map = [&]<class M>(std::type_identity<M>) {
-      using Mapped = std::conditional_t<std::is_const_v<M>, const Matrix<Scalar>, Matrix<Scalar>>;
-      return Eigen::Map<Mapped>(scalars.at[i++], rows, cols);
-    };
-    // Braces: maps are made in order.
-    std::tuple maps{map(std::type_identity<Model>{}), map(std::type_identity<Rest>{})...};
-    std::apply([&](auto&... parameters) { (*static_cast<Visitor*>(context))(path, parameters...); }, maps);
-  };
-  const detail::Counterparts<Plain> models{{const_cast<Plain*>(&model), const_cast<Plain*>(&rest)...},
-                                           1 + sizeof...(Rest)};
-  detail::walk<Scalar>(ParameterPath{}, models, const_cast<std::remove_const_t<Visitor>*>(&f), +visit);
+  if constexpr (sizeof...(Rest) > 0) check_same_shapes("ddl::for_each_parameter", "a model", model, rest...);
+  detail::visit_nodes(
+      [&](const ParameterPath& path, detail::Node node, const auto& entries) {
+        if (node != detail::Node::parameter || entries.at[0].rows * entries.at[0].cols == 0) return;
+        std::size_t i = 0;
+        const auto map = [&]<class M>(std::type_identity<M>) {
+          using Mapped = std::conditional_t<std::is_const_v<M>, const Matrix<Scalar>, Matrix<Scalar>>;
+          const auto& entry = entries.at[i++];
+          return Eigen::Map<Mapped>(entry.data, entry.rows, entry.cols);
+        };
+        // Braces: maps are made in order.
+        std::tuple maps{map(std::type_identity<Model>{}), map(std::type_identity<Rest>{})...};
+        std::apply([&](auto&... parameters) { f(path, parameters...); }, maps);
+      },
+      model, rest...);
 }
 
 /// A value of the model's type and shapes with every parameter zero: a gradient, a moment.

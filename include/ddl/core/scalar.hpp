@@ -26,7 +26,7 @@ namespace ddl {
 using Index = Eigen::Index;
 inline constexpr int Dynamic = Eigen::Dynamic;
 
-/// The type in which reductions, directions, gates and corrections live: float for the 16-bit storage
+/// The type in which reductions, directions, gates and errors live: float for the 16-bit storage
 /// types, the type itself otherwise. A direction rounded to 16 bits can have |k| > 1, which expands the
 /// state at every layer once beta nears 2.
 template <class Scalar>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/// @file  Matrix products over an executor: Eigen's kernels (or BLAS), on tiles whose bounds depend on the
+/// @file  Matrix products over an executor: Eigen's kernel (or BLAS), on tiles whose bounds depend on the
 /// shapes alone.
 #pragma once
 
@@ -7,7 +7,8 @@
 #include <type_traits>
 
 #include "ddl/core/batch.hpp"
-#include "ddl/core/executor.hpp"
+#include "ddl/core/eigen_internals.hpp"
+#include "ddl/core/pass.hpp"
 
 namespace ddl {
 namespace detail {
@@ -47,29 +48,53 @@ void begin_tile(const View<Scalar>& c, Index i, Index j, Index m, Index n, Start
       std::copy_n(bias + i, m, c.at(i, col));
 }
 
-#ifdef EIGEN_USE_BLAS
+/// Runs f(m, n, i, j) for tiles of at most `height` x `width` that cover C, m x n from row i and column j on.
+template <class Scalar, class F>
+void for_tiles(const View<Scalar>& c, Index height, Index width, const ExecutorRef& executor, const F& f) {
+  const Index down = pieces_of(c.rows, height);
+  executor.for_each(down * pieces_of(c.cols, width), [&](Index tile) {
+    const Index i = tile % down * height, j = tile / down * width;
+    f((std::min)(height, c.rows - i), (std::min)(width, c.cols - j), i, j);
+  });
+}
 
-/// Where tiles would be too few to share among threads, they are cut to halves, and not further: BLAS packs
-/// its operands anew for every tile.
-template <int OrderA, int OrderB, class Scalar, Executor E>
+#if defined(EIGEN_USE_BLAS) || defined(DDL_PLAIN_EIGEN)
+
+/// C += A B for one tile, by Eigen's public interface.
+template <int OrderA, int OrderB, class Scalar>
+void multiply_tile(const Scalar* a, Index stride_a, const Scalar* b, Index stride_b, Scalar* c,
+                   Index stride_c, Index m, Index depth, Index n) {
+  using Stride = Eigen::OuterStride<>;
+  using A = Eigen::Matrix<Scalar, Dynamic, Dynamic, OrderA>;
+  using B = Eigen::Matrix<Scalar, Dynamic, Dynamic, OrderB>;
+  Eigen::Map<Matrix<Scalar>, 0, Stride>(c, m, n, Stride(stride_c)).noalias() +=
+      Eigen::Map<const A, 0, Stride>(a, m, depth, Stride(stride_a)) *
+      Eigen::Map<const B, 0, Stride>(b, depth, n, Stride(stride_b));
+}
+
+/// Where tiles would be too few to share among threads, they are cut to halves, and not further: operands are packed anew
+/// for every tile. Without BLAS, what Eigen packs at a time fits its limit for the stack.
+template <class Scalar>
 void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, const View<Scalar>& c,
-                    Start start, const Scalar* bias, const E& executor) {
-  namespace internal = Eigen::internal;
+                    Start start, const Scalar* bias, const ExecutorRef& executor) {
+#ifdef EIGEN_USE_BLAS
   constexpr Index enough = 16;
+  const Index run = (std::max)(Index(1), a.cols);
   Index height = 256, width = 256;
   if (pieces_of(c.rows, height) * pieces_of(c.cols, width) < enough) width /= 2;
   if (pieces_of(c.rows, height) * pieces_of(c.cols, width) < enough) height /= 2;
-  const Index down = pieces_of(c.rows, height), across = pieces_of(c.cols, width);
-  executor.for_each(down * across, [&](Index tile) {
-    const Index i = tile % down * height, j = tile / down * width;
-    const Index m = (std::min)(height, c.rows - i), n = (std::min)(width, c.cols - j);
+#else
+  constexpr Index height = 96, width = 96, run = 1024 / Index(sizeof(Scalar));
+#endif
+  const auto tile = !a.row_major  ? b.row_major ? multiply_tile<Eigen::ColMajor, Eigen::RowMajor, Scalar>
+                                                : multiply_tile<Eigen::ColMajor, Eigen::ColMajor, Scalar>
+                     : b.row_major ? multiply_tile<Eigen::RowMajor, Eigen::RowMajor, Scalar>
+                                  : multiply_tile<Eigen::RowMajor, Eigen::ColMajor, Scalar>;
+  for_tiles(c, height, width, executor, [&](Index m, Index n, Index i, Index j) {
     begin_tile(c, i, j, m, n, start, bias);
-    internal::gemm_blocking_space<Eigen::ColMajor, Scalar, Scalar, Dynamic, Dynamic, Dynamic> blocking(
-        m, n, a.cols, 1, true);
-    internal::general_matrix_matrix_product<Index, Scalar, OrderA, false, Scalar, OrderB, false,
-                                            Eigen::ColMajor, 1>::run(m, n, a.cols, a.at(i, 0), a.stride,
-                                                                     b.at(0, j), b.stride, c.at(i, j), 1,
-                                                                     c.stride, Scalar(1), blocking, nullptr);
+    for (Index k = 0; k < a.cols; k += run)
+      tile(a.at(i, k), a.stride, b.at(k, j), b.stride, c.at(i, j), c.stride, m, (std::min)(run, a.cols - k),
+           n);
   });
 }
 
@@ -100,21 +125,13 @@ struct Panels {
   }
 };
 
-/// Eigen's kernel runs along panels into which both operands are packed first. Eigen's own product packs for
-/// itself alone; here all threads share the panels, so that tiles may be small without being packed each anew.
-template <int OrderA, int OrderB, class Scalar, Executor E>
+/// Eigen's own product packs for itself alone; here all threads share the panels, so that tiles may be small without
+/// being packed each anew.
+template <class Scalar>
 void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, const View<Scalar>& c,
-                    Start start, const Scalar* bias, const E& executor) {
-  namespace internal = Eigen::internal;
-  using Traits = internal::gebp_traits<Scalar, Scalar>;
-  using FromA = internal::const_blas_data_mapper<Scalar, Index, OrderA>;
-  using FromB = internal::const_blas_data_mapper<Scalar, Index, OrderB>;
-  using ToC = internal::blas_data_mapper<Scalar, Index, Eigen::ColMajor, Eigen::Unaligned, 1>;
-  using PackA = internal::gemm_pack_lhs<Scalar, Index, FromA, Traits::mr, Traits::LhsProgress,
-                                        typename Traits::LhsPacket4Packing, OrderA>;
-  using PackB = internal::gemm_pack_rhs<Scalar, Index, FromB, Traits::nr, OrderB>;
-  using Kernel = internal::gebp_kernel<Scalar, Scalar, Index, ToC, Traits::mr, Traits::nr, false, false>;
-  constexpr Index mr = Traits::mr, nr = Traits::nr;  // rows and columns that the kernel takes at once
+                    Start start, const Scalar* bias, const ExecutorRef& executor) {
+  using Kernel = ProductKernel<Scalar>;
+  constexpr Index mr = Kernel::rows, nr = Kernel::cols;
   constexpr Index height = pieces_of(96, mr) * mr, width = pieces_of(64, nr) * nr;
   // The depth after which sums are stored: mr rows of A, which the kernel reads again and again, then take
   // 24 KiB, and leave room for B in a first-level cache of 32.
@@ -126,32 +143,32 @@ void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, co
   for (Index i0 = 0; i0 < c.rows; i0 += most_rows)
     for (Index j0 = 0; j0 < c.cols; j0 += most_cols)
       for (Index k0 = 0; k0 == 0 || k0 < a.cols; k0 += most_depth) {
-        const Index rows = (std::min)(most_rows, c.rows - i0), down = pieces_of(rows, height);
-        const Index cols = (std::min)(most_cols, c.cols - j0), across = pieces_of(cols, width);
-        const Index depth = (std::min)(most_depth, a.cols - k0);
-        Scalar *packed_a = panels.room(panels.a, rows * depth),
-               *packed_b = panels.room(panels.b, cols * depth);
+        View<Scalar> part = c;
+        part.data = c.at(i0, j0);
+        part.rows = (std::min)(most_rows, c.rows - i0);
+        part.cols = (std::min)(most_cols, c.cols - j0);
+        const Index depth = (std::min)(most_depth, a.cols - k0), down = pieces_of(part.rows, height);
+        Scalar *packed_a = panels.room(panels.a, part.rows * depth),
+               *packed_b = panels.room(panels.b, part.cols * depth);
         const auto for_runs = [&](const auto& f) {
           for (Index k = 0; k < depth; k += run) f(k, (std::min)(run, depth - k));
         };
-        executor.for_each(down + across, [&](Index piece) {
+        executor.for_each(down + pieces_of(part.cols, width), [&](Index piece) {
           const Index i = piece * height, j = (piece - down) * width;
           for_runs([&](Index k, Index length) {
             if (piece < down)
-              PackA()(packed_a + k * rows + i * length, FromA(a.at(i0 + i, k0 + k), a.stride), length,
-                      (std::min)(height, rows - i));
+              Kernel::pack_a(packed_a + k * part.rows + i * length, a.at(i0 + i, k0 + k), a.stride,
+                             a.row_major, length, (std::min)(height, part.rows - i));
             else
-              PackB()(packed_b + k * cols + j * length, FromB(b.at(k0 + k, j0 + j), b.stride), length,
-                      (std::min)(width, cols - j));
+              Kernel::pack_b(packed_b + k * part.cols + j * length, b.at(k0 + k, j0 + j), b.stride,
+                             b.row_major, length, (std::min)(width, part.cols - j));
           });
         });
-        executor.for_each(down * across, [&](Index tile) {
-          const Index i = tile % down * height, j = tile / down * width;
-          const Index m = (std::min)(height, rows - i), n = (std::min)(width, cols - j);
-          if (k0 == 0) begin_tile(c, i0 + i, j0 + j, m, n, start, bias);
+        for_tiles(part, height, width, executor, [&](Index m, Index n, Index i, Index j) {
+          if (k0 == 0) begin_tile(part, i, j, m, n, start, bias ? bias + i0 : bias);
           for_runs([&](Index k, Index length) {
-            Kernel()(ToC(c.at(i0 + i, j0 + j), c.stride), packed_a + k * rows + i * length,
-                     packed_b + k * cols + j * length, m, length, n, Scalar(1));
+            Kernel::multiply(part.at(i, j), part.stride, packed_a + k * part.rows + i * length,
+                             packed_b + k * part.cols + j * length, m, length, n);
           });
         });
       }
@@ -173,14 +190,13 @@ void add_times_vector(const View<const Scalar>& a, const Scalar* x, Scalar* y) {
 }
 
 /// C = start + A B.
-template <class Scalar, Executor E>
+template <class Scalar>
 void multiply(const View<const Scalar>& a, const View<const Scalar>& b, const View<Scalar>& c, Start start,
-              const Scalar* bias, const E& executor) {
+              const Scalar* bias, const ExecutorRef& given) {
   eigen_assert(a.rows == c.rows && b.cols == c.cols && b.rows == a.cols && !c.row_major);
   constexpr Index worth_sharing = 1 << 18;  // multiplications: some microseconds, what waking a thread takes
   constexpr Index piece = 256;
-  if constexpr (!std::is_same_v<E, Serial>)
-    if (c.rows * c.cols * a.cols < worth_sharing) return multiply(a, b, c, start, bias, Serial{});
+  const ExecutorRef executor = c.rows * c.cols * a.cols < worth_sharing ? ExecutorRef() : given;
   if (c.cols == 1 && !b.row_major) {
     for_ranges(executor, c.rows, piece, [&](Index begin, Index end) {
       View<const Scalar> part = a;
@@ -199,40 +215,35 @@ void multiply(const View<const Scalar>& a, const View<const Scalar>& b, const Vi
       begin_tile(c, 0, begin, 1, part.rows, start, bias);
       add_times_vector(part, a.data, c.at(0, begin));
     });
-  } else if (a.row_major) {
-    eigen_assert(!b.row_major);
-    multiply_tiles<Eigen::RowMajor, Eigen::ColMajor>(a, b, c, start, bias, executor);
-  } else if (b.row_major) {
-    multiply_tiles<Eigen::ColMajor, Eigen::RowMajor>(a, b, c, start, bias, executor);
   } else {
-    multiply_tiles<Eigen::ColMajor, Eigen::ColMajor>(a, b, c, start, bias, executor);
+    multiply_tiles(a, b, c, start, bias, executor);
   }
 }
 
 }  // namespace detail
 
-/// C = A B, where one of A and B may be a transpose and C is column-major.
-template <class A, class B, class C, Executor E>
+/// C = A B, where A and B may be transposes and C is column-major.
+template <class A, class B, class C>
 void product(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, Eigen::MatrixBase<C>& c,
-             const E& executor) {
+             const ExecutorRef& executor) {
   using Scalar = typename C::Scalar;
   detail::multiply<Scalar>(detail::View<const Scalar>(a.derived()), detail::View<const Scalar>(b.derived()),
                            detail::View<Scalar>(c.derived()), detail::Start::zero, nullptr, executor);
 }
 
 /// C += A B.
-template <class A, class B, class C, Executor E>
+template <class A, class B, class C>
 void add_product(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, Eigen::MatrixBase<C>& c,
-                 const E& executor) {
+                 const ExecutorRef& executor) {
   using Scalar = typename C::Scalar;
   detail::multiply<Scalar>(detail::View<const Scalar>(a.derived()), detail::View<const Scalar>(b.derived()),
                            detail::View<Scalar>(c.derived()), detail::Start::keep, nullptr, executor);
 }
 
 /// C = A B + bias 1^T; the bias is a contiguous vector.
-template <class A, class B, class Bias, class C, Executor E>
+template <class A, class B, class Bias, class C>
 void affine(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, const Eigen::MatrixBase<Bias>& bias,
-            Eigen::MatrixBase<C>& c, const E& executor) {
+            Eigen::MatrixBase<C>& c, const ExecutorRef& executor) {
   using Scalar = typename C::Scalar;
   detail::multiply<Scalar>(detail::View<const Scalar>(a.derived()), detail::View<const Scalar>(b.derived()),
                            detail::View<Scalar>(c.derived()), detail::Start::bias, bias.derived().data(),

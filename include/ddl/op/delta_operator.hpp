@@ -117,12 +117,11 @@ class DeltaOperator {
   /// Y = A X + beta k v^T = X + beta k (v - X^T k)^T: read, compare, write. At beta |k|^2 = 1
   /// the old content along k is gone: k^T Y = v^T.
   template <class In, class Value, class Out>
-  void rewrite(const Eigen::MatrixBase<In>& X, const Eigen::MatrixBase<Value>& v, Out&& Y) const {
+  void update(const Eigen::MatrixBase<In>& X, const Eigen::MatrixBase<Value>& v, Out&& Y) const {
     check_apply(X, Y);
     EIGEN_STATIC_ASSERT_VECTOR_ONLY(Value)
     if (v.size() != X.cols())
-      fail("ddl::DeltaOperator::rewrite", "the size of v", std::to_string(v.size()),
-           std::to_string(X.cols()));
+      fail("ddl::DeltaOperator::update", "the size of v", std::to_string(v.size()), std::to_string(X.cols()));
     detail::with_operand<detail::Overlap::none>(v, Y, [&](const auto& values) {
       detail::with_operand<detail::Overlap::same>(X, Y, [&](const auto& x) {
         edit(x, Y.derived(), [&](Index j) { return AccumScalar(values.coeff(j)); });
@@ -130,8 +129,8 @@ class DeltaOperator {
     });
   }
   template <class InOut, class Value>
-  void rewrite_in_place(InOut&& X, const Eigen::MatrixBase<Value>& v) const {
-    rewrite(X, v, X);
+  void update_in_place(InOut&& X, const Eigen::MatrixBase<Value>& v) const {
+    update(X, v, X);
   }
 
   DeltaOperator adjoint() const { return *this; }
@@ -215,8 +214,8 @@ class DeltaOperator {
       } else {
         // The operator's fixed size, if it has one, also where the state's is not known to the compiler.
         const auto x = X.col(j).template head<Rows>(rows()).template cast<AccumScalar>();
-        const AccumScalar correction = AccumScalar(beta_) * (v(j) - k_.dot(x));
-        Y.col(j).template head<Rows>(rows()) = (x + k_ * correction).template cast<Scalar>();
+        const AccumScalar step = AccumScalar(beta_) * (v(j) - k_.dot(x));
+        Y.col(j).template head<Rows>(rows()) = (x + k_ * step).template cast<Scalar>();
       }
     }
   }

@@ -3,12 +3,9 @@
 /// @source Compact WY: Schreiber and Van Loan 1989; for the delta rule, Yang et al. 2024 (DeltaNet).
 #pragma once
 
-#include <Eigen/Eigenvalues>
-#include <Eigen/QR>
 #include <algorithm>
-#include <complex>
-#include <stdexcept>
-#include <utility>
+#include <string>
+#include <type_traits>
 
 #include "ddl/op/delta_operator.hpp"
 
@@ -82,7 +79,6 @@ class DeltaProduct {
            std::to_string(rows()));
     if (size_ == capacity()) reserve((std::max)(Index(4), 2 * size_));
     overlaps_.row(size_).head(size_).noalias() = op.direction().adjoint() * directions();
-    overlaps_.row(size_).tail(capacity() - size_).setZero();
     directions_.col(size_) = op.direction();
     betas_[size_] = op.beta();
     writes_.row(size_).setZero();  // A X writes v = 0
@@ -257,40 +253,6 @@ class DeltaProduct {
   DeltaProduct pow(int n) const {
     if (n < 0) return inverse().repeated(-static_cast<Index>(n));
     return repeated(n);
-  }
-
-  /// The p x p matrix, p = min(n, d), that has the eigenvalues and singular values of the linear map A_n .. A_1 but for
-  /// d - p, which are 1. It is A_n .. A_1 in an orthonormal basis whose span holds all k_i. Cost 2 d n p + 4 n p^2.
-  Matrix<AccumScalar> core() const {
-    // With K = Q R, each I - beta k k^H is the identity outside the span of Q and I - beta r r^H in it, r being
-    // k's column of R. Q is not needed.
-    const Index p = (std::min)(rows(), size_);
-    Small core = Small::Identity(p, p);
-    if (p == 0) return core;
-    const Small R = Eigen::HouseholderQR<Small>(directions())
-                        .matrixQR()
-                        .topRows(p)
-                        .template triangularView<Eigen::Upper>();
-    for (Index i = 0; i < size_; ++i)
-      core -= AccumScalar(betas_[i]) * R.col(i) * (R.col(i).adjoint() * core).eval();
-    return core;
-  }
-
-  /// The d eigenvalues of the linear map, in no order, at the cost of core() and of a p x p eigenvalue problem.
-  /// @throws std::invalid_argument if the product overflows, std::runtime_error if the iteration does not converge.
-  Vector<std::complex<Real>, Rows> eigenvalues() const {
-    using Solver = std::conditional_t<bool(Eigen::NumTraits<AccumScalar>::IsComplex),
-                                      Eigen::ComplexEigenSolver<Small>, Eigen::EigenSolver<Small>>;
-    Vector<std::complex<Real>, Rows> all = Vector<std::complex<Real>, Rows>::Ones(rows());
-    const Small small = core();
-    if (small.size() == 0) return all;
-    if (!all_finite(small))
-      fail("ddl::DeltaProduct::eigenvalues", "the product", "not finite", "finite numbers");
-    const Solver solver(small, false);
-    if (solver.info() != Eigen::Success)
-      throw std::runtime_error("ddl::DeltaProduct::eigenvalues: the iteration does not converge");
-    all.head(small.rows()) = solver.eigenvalues();
-    return all;
   }
 
   /// The d x d matrix of the linear map, for tests and display.

@@ -156,10 +156,10 @@ void delta_scan_backward(const DeltaScanSettings& settings, std::span<const Inde
 /// @throws std::invalid_argument if there is decay, a sequence is shorter, a shape does not fit or the tape
 /// is used up.
 template <class Scalar, Executor E = Serial>
-void delta_scan_rewind(const DeltaScanSettings& settings, std::span<const Index> offsets,
-                       const DeltaScanInputs<Scalar>& inputs, const DeltaScanTape<Scalar>& tape, Index tokens,
-                       std::type_identity_t<BatchRef<Scalar>> state, const E& executor = {}) {
-  constexpr const char* where = "ddl::delta_scan_rewind";
+void delta_scan_inverse(const DeltaScanSettings& settings, std::span<const Index> offsets,
+                        const DeltaScanInputs<Scalar>& inputs, const DeltaScanTape<Scalar>& tape,
+                        Index tokens, std::type_identity_t<BatchRef<Scalar>> state, const E& executor = {}) {
+  constexpr const char* where = "ddl::delta_scan_inverse";
   const detail::ScanSizes s = detail::scan_sizes(where, settings, offsets, inputs);
   detail::check_tape(where, s, inputs, tape);
   check_shape(where, "state", state, s.m, s.sequences * s.value_heads * s.d);

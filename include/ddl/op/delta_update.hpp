@@ -22,9 +22,9 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
+#include "ddl/core/eigen_internals.hpp"
 #include "ddl/core/executor.hpp"
 #include "ddl/op/direction.hpp"
-#include "ddl/op/streaming.hpp"
 
 namespace ddl {
 
@@ -87,46 +87,6 @@ template <class Real>
 Real error(UpdateRule rule, const Real& v, const Real& u) {
   return rule == UpdateRule::delta ? Real(v - u) : v;
 }
-
-/// One accumulation scalar at a time. The sweeps below are written once, over lanes: packets first, and what
-/// is left of a column one by one.
-template <class Scalar>
-struct SingleLane {
-  using Pack = Accum<Scalar>;
-  static constexpr Index size = 1;
-  static Pack load(const Scalar* from) { return static_cast<Pack>(*from); }
-  static void store(Scalar* to, const Pack& pack) { *to = static_cast<Scalar>(pack); }
-  static void stream(Scalar* to, const Pack& pack) { store(to, pack); }
-  static Pack broadcast(const Accum<Scalar>& value) { return value; }
-  static Pack add(const Pack& a, const Pack& b) { return a + b; }
-  static Pack add_product(const Pack& c, const Pack& a, const Pack& b) { return c + a * b; }
-  static Pack subtract_product(const Pack& c, const Pack& a, const Pack& b) { return c - a * b; }
-  static Accum<Scalar> sum(const Pack& pack) { return pack; }
-};
-
-/// Eigen's SIMD packet of the scalar.
-template <class Scalar>
-struct PacketLane {
-  using Pack = typename Eigen::internal::packet_traits<Scalar>::type;
-  static constexpr Index size = Eigen::internal::packet_traits<Scalar>::size;
-  static EIGEN_STRONG_INLINE Pack load(const Scalar* from) { return Eigen::internal::ploadu<Pack>(from); }
-  static EIGEN_STRONG_INLINE void store(Scalar* to, const Pack& pack) { Eigen::internal::pstoreu(to, pack); }
-  static EIGEN_STRONG_INLINE void stream(Scalar* to, const Pack& pack) { detail::stream(to, pack); }
-  static EIGEN_STRONG_INLINE Pack broadcast(Scalar value) { return Eigen::internal::pset1<Pack>(value); }
-  static EIGEN_STRONG_INLINE Pack add(const Pack& a, const Pack& b) { return Eigen::internal::padd(a, b); }
-  static EIGEN_STRONG_INLINE Pack add_product(const Pack& c, const Pack& a, const Pack& b) {
-    return Eigen::internal::pmadd(a, b, c);
-  }
-  static EIGEN_STRONG_INLINE Pack subtract_product(const Pack& c, const Pack& a, const Pack& b) {
-    return Eigen::internal::psub(c, Eigen::internal::pmul(a, b));
-  }
-  static EIGEN_STRONG_INLINE Scalar sum(const Pack& pack) { return Eigen::internal::predux(pack); }
-};
-
-template <class Scalar>
-using WideLane = std::conditional_t<std::is_same_v<Accum<Scalar>, Scalar> &&
-                                        Eigen::internal::packet_traits<Scalar>::Vectorizable,
-                                    PacketLane<Scalar>, SingleLane<Scalar>>;
 
 /// Calls f.operator()<Lane>(i) along a column of d entries.
 template <class Scalar, class F>
@@ -203,6 +163,18 @@ constexpr bool starts_line(Index i) noexcept {
 template <int Group, class Real>
 using Coefficients = Eigen::Array<Real, Group, 1>;
 
+/// The coefficients p of a group of columns: step r, or 1 under the additive rule.
+template <int Group, class Real>
+EIGEN_STRONG_INLINE Coefficients<Group, Real> write_coefficients(UpdateRule rule, Real step, const Real* v,
+                                                                 const Real* u) {
+  Coefficients<Group, Real> p;
+  if (rule == UpdateRule::delta)
+    for (int c = 0; c < Group; ++c) p[c] = step * (v[c] - u[c]);
+  else
+    for (int c = 0; c < Group; ++c) p[c] = rule == UpdateRule::write_only ? Real(step * v[c]) : Real(1);
+  return p;
+}
+
 /// The columns from one token's state to the next, if that is worth asking for ahead: a column is too short for the
 /// processor to see where it leads. 0 where the states lie in a cache, and asking would only cost instructions.
 template <class Scalar>
@@ -226,8 +198,8 @@ void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
                Index stride_x, Scalar* Y, Index stride_y, Index next) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
     if (next != 0 && starts_line<Scalar>(i)) {
-      Eigen::internal::prefetch(kt + d + i);
-      for (int j = 0; j < Group; ++j) Eigen::internal::prefetch(X + (next + j) * stride_x + i);
+      prefetch(kt + d + i);
+      for (int j = 0; j < Group; ++j) prefetch(X + (next + j) * stride_x + i);
     }
     const auto k = Lane::load(kt + i);
     for (int j = 0; j < Group; ++j) {
@@ -249,10 +221,10 @@ EIGEN_STRONG_INLINE void pull_back(Index d, const Scalar* kt, const Coefficients
                                    Index next) {
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
     if (next != 0 && starts_line<Scalar>(i)) {
-      Eigen::internal::prefetch(kt + d + i);
+      prefetch(kt + d + i);
       for (int j = 0; j < Group; ++j) {
-        Eigen::internal::prefetch(X + (next + j) * stride_x + i);
-        Eigen::internal::prefetch(dX + (next + j) * stride_dx + i);
+        prefetch(X + (next + j) * stride_x + i);
+        prefetch(dX + (next + j) * stride_dx + i);
       }
     }
     const auto k = Lane::load(kt + i);
@@ -365,6 +337,7 @@ void delta_update_forward(UpdateRule rule, const std::type_identity_t<ConstBatch
       Scalar* out = Y.data() + n * m * stride_y;
       Real* u = tape.read.data() + n * m;
       const Real* v = inputs.value.data() + n * m;
+      Real s(0), step(0);
       if (rule != UpdateRule::additive) {
         Real norm2(0);
         detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
@@ -375,20 +348,20 @@ void delta_update_forward(UpdateRule rule, const std::type_identity_t<ConstBatch
             detail::dots<Group, false>(d, k.kt, columns, stride_x, u + j, nullptr);
         });
         k.unit = detail::normalizer(inputs.direction.col(n), norm2, tape.k_eps);
-        if (k.unit.power != Real(1)) [[unlikely]]
+        s = k.unit.scale;
+        step = s * inputs.beta.data()[n];
+        if (k.unit.power != Real(1)) [[unlikely]] {
           for (Index j = 0; j < m; ++j) u[j] = detail::scaled_dot(d, k, state + j * stride_x);
+          s *= k.unit.power;
+          if (!is_finite(s)) s = Real(0);
+        }
         for (Index j = 0; j < m; ++j) u[j] *= k.unit.scale;
       } else {
         std::fill_n(u, m, Real(0));
       }
-      const Real s = k.unit.power * k.unit.scale;
-      tape.inverse_norm.data()[n] = is_finite(s) ? s : Real(0);
-      const Real step = rule == UpdateRule::additive ? Real(0) : k.unit.scale * inputs.beta.data()[n];
+      tape.inverse_norm.data()[n] = s;
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-        detail::Coefficients<Group, Real> p;
-        for (int c = 0; c < Group; ++c)
-          p[c] =
-              rule == UpdateRule::additive ? Real(1) : Real(step * detail::error(rule, v[j + c], u[j + c]));
+        const auto p = detail::write_coefficients<Group>(rule, step, v + j, u + j);
         if (k.unit.power != Real(1)) [[unlikely]] {
           for (Index c = j; c < j + Group; ++c)
             detail::scaled_add_outer(d, k, p[c - j], state + c * stride_x, out + c * stride_y);
@@ -453,11 +426,9 @@ void delta_update_backward(UpdateRule rule, States& X, const EditInputs<Scalar, 
       gradient.beta.data()[n] = gr;
       const Real w = s * step * (gr - gu);
       for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-        Coefficients<Group, Real> p, q;
-        for (int c = 0; c < Group; ++c) {
-          p[c] = rule == UpdateRule::additive ? Real(1) : Real(step * error(rule, v[j + c], u[j + c]));
-          q[c] = rule == UpdateRule::delta ? Real(step * dv[j + c]) : Real(0);
-        }
+        const auto p = write_coefficients<Group>(rule, step, v + j, u + j);
+        Coefficients<Group, Real> q;
+        for (int c = 0; c < Group; ++c) q[c] = rule == UpdateRule::delta ? Real(step * dv[j + c]) : Real(0);
         if (scaled) [[unlikely]] {
           for (Index c = j; c < j + Group; ++c)
             scaled_pull_back<Undo>(d, k, p[c - j], q[c - j], w, c == 0, state + c * stride_x,
@@ -522,10 +493,8 @@ void delta_update_inverse(UpdateRule rule, const EditInputs<Scalar, Rows, Cols, 
         k = detail::scaled_direction(inputs, tape, n);
       const Real step = rule == UpdateRule::additive ? Real(0) : Real(k.unit.scale * inputs.beta(n));
       detail::for_groups(m, [&]<int Group>(std::integral_constant<int, Group>, Index j) {
-        detail::Coefficients<Group, Real> p;
-        p.setConstant(Real(-1));
-        for (int c = 0; c < Group && rule != UpdateRule::additive; ++c)
-          p[c] = -step * detail::error(rule, inputs.value(j + c, n), tape.read(j + c, n));
+        const detail::Coefficients<Group, Real> p = -detail::write_coefficients<Group>(
+            rule, step, inputs.value.data() + n * m + j, tape.read.data() + n * m + j);
         Scalar* state = X.data() + (n * m + j) * X.colStride();
         if (scaled) [[unlikely]] {
           for (Index c = 0; c < Group; ++c)

@@ -8,6 +8,7 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
+#include "ddl/core/eigen_internals.hpp"
 
 namespace ddl {
 
@@ -17,8 +18,7 @@ namespace detail {
 enum class Overlap { none, same, other };
 
 template <class M>
-inline constexpr bool has_direct_access = (Eigen::internal::traits<std::remove_cv_t<M>>::Flags &
-                                           Eigen::DirectAccessBit) != 0;
+inline constexpr bool has_direct_access = (int(M::Flags) & Eigen::DirectAccessBit) != 0;
 
 /// The address of the first byte of x's entries, and of the one after the last. Strides may be negative.
 template <class M>
@@ -76,13 +76,10 @@ struct Kept<T&> {
 };
 template <MatrixExpression T>
 struct Kept<T&> {
-  using type = typename Eigen::internal::ref_selector<std::remove_cv_t<T>>::type;
+  using type = typename T::Nested;
 };
 
 }  // namespace detail
-
-template <class Operator, class Rhs>
-class OperatorTimes;
 
 /// The unevaluated product A X. As with Eigen's products, the destination may overlap X in any way: what is not known
 /// to be safe goes through a temporary, which `.noalias()` omits where X is an expression. Y = A * X and
@@ -95,53 +92,6 @@ auto operator*(A&& op, X&& x) {
   return OperatorTimes<typename detail::Kept<A>::type, typename detail::Kept<X>::type>(std::forward<A>(op),
                                                                                        std::forward<X>(x));
 }
-
-}  // namespace ddl
-
-namespace Eigen::internal {
-
-// As for Eigen::Solve: a dense expression that is evaluated as a whole.
-template <class Operator, class Rhs>
-struct traits<ddl::OperatorTimes<Operator, Rhs>>
-    : traits<typename plain_matrix_type<std::remove_cvref_t<Rhs>>::type> {
-  using Plain = typename plain_matrix_type<std::remove_cvref_t<Rhs>>::type;
-  enum { Flags = traits<Plain>::Flags & RowMajorBit };
-};
-
-/// The value of an expression, kept where an evaluator of it can be made after it.
-template <class Expression>
-struct ValueOf {
-  typename traits<Expression>::Plain value;
-};
-
-template <class Operator, class Rhs>
-struct evaluator<ddl::OperatorTimes<Operator, Rhs>>
-    : private ValueOf<ddl::OperatorTimes<Operator, Rhs>>,
-      public evaluator<typename traits<ddl::OperatorTimes<Operator, Rhs>>::Plain> {
-  using Value = ValueOf<ddl::OperatorTimes<Operator, Rhs>>;
-  using Base = evaluator<typename traits<ddl::OperatorTimes<Operator, Rhs>>::Plain>;
-  enum { Flags = Base::Flags | EvalBeforeNestingBit };
-  explicit evaluator(const ddl::OperatorTimes<Operator, Rhs>& product)
-      : Value{typename traits<ddl::OperatorTimes<Operator, Rhs>>::Plain(product)}, Base(this->value) {}
-};
-
-template <class Operator, class Rhs>
-struct evaluator_assume_aliasing<ddl::OperatorTimes<Operator, Rhs>> {
-  // Where X's memory is known, the assignment itself looks.
-  static constexpr bool value = !ddl::detail::has_direct_access<std::remove_cvref_t<Rhs>>;
-};
-
-template <class Destination, class Operator, class Rhs, class Scalar>
-struct Assignment<Destination, ddl::OperatorTimes<Operator, Rhs>, assign_op<Scalar, Scalar>, Dense2Dense> {
-  static void run(Destination& Y, const ddl::OperatorTimes<Operator, Rhs>& product,
-                  const assign_op<Scalar, Scalar>&) {
-    product.assign_to(Y);
-  }
-};
-
-}  // namespace Eigen::internal
-
-namespace ddl {
 
 template <class Operator, class Rhs>
 class OperatorTimes : public Eigen::MatrixBase<OperatorTimes<Operator, Rhs>> {
