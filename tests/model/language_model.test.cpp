@@ -84,7 +84,7 @@ struct Layer : LayerBase<Model, Dynamic> {
       tape.tokens = tokens_of(x.cols());
       tape.passes = model.make_tape();
     }
-    y = model.forward({tape.tokens, pass.length}, tape.passes, pass.executor);
+    y = model.forward({tape.tokens, pass.length()}, tape.passes, pass.executor);
   }
   static void backward(const Model& model, const auto&, const auto&, const auto& dy, auto&, Tape& tape,
                        Model& gradient, const ddl::Pass& pass) {
