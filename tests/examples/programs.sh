@@ -191,5 +191,34 @@ mixers() {
   expect 1 "$bin/train_lm" $sizes --heads 3
   says err "heads is 3, expected a divisor of the 16 inputs, or a head_dim"
 }
+states() {
+  local small="$bin/track_states --steps 4 --width 16 --heads 2 --length 8 --test-length 16 --test-sequences 4 --batch 4"
+  expect 0 $small --task S3 --mixer delta_rule,write_only,attention --edits 1,2 --seeds 2 --threads 1 --output one
+  expect 0 $small --task S3 --mixer delta_rule,write_only,attention --edits 1,2 --seeds 2 --threads 3 --output three
+  says out "delta_rule beta<2 n=2 "
+  says out "write_only beta<1 "
+  for key in settings guessing models mixer residual largest_beta edits parameters runs seed steps loss seconds accuracy \
+    beta beta_by_head above_1; do
+    says one.json "\"$key\": "
+  done
+  [ "$(grep -c '"seed":' one.json)" = 18 ] || fail "not 9 models with 2 seeds"
+  cmp one.csv three.csv || fail "threads change the results"
+  expect 0 $small --residual additive,delta --beta 2 --seeds 1
+  says out "delta_rule beta<2 over delta "
+  expect 105 $small --edits 1,0
+  says err "--edits: is 0, expected a whole number from 1 to 2147483647"
+  expect 105 $small --task S4
+  expect 1 $small --output no/such/folder
+  says err "no/such/folder.json: "
+  expect 1 "$bin/track_states" --batch 2147483647
+  says err "there is not enough memory: --batch 2147483647 takes about "
+  "$bin/track_states" --steps 100000 --threads 2 >out 2>err &
+  sleep 1
+  kill -TERM $!
+  wait $!
+  status=$?
+  [ $status = 143 ] || fail "status $status after SIGTERM"
+  says err "stopped by a signal"
+}
 
 "$2"

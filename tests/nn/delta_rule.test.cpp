@@ -15,6 +15,7 @@ static_assert(Sublayer<DeltaRule<float>> && Stateful<DeltaRule<double>> && !Norm
 const DeltaRuleSettings delta_net = {.heads = 2, .head_dim = 3, .value_dim = 4};
 const DeltaRuleSettings negative = {
     .heads = 2, .head_dim = 3, .negative_eigenvalues = true, .output_gate = true};
+const DeltaRuleSettings write_only = {.heads = 2, .head_dim = 3, .update = UpdateRule::write_only};
 const DeltaRuleSettings gated = {
     .heads = 2, .head_dim = 3, .value_dim = 4, .decay = true, .output_gate = true};
 const DeltaRuleSettings delta_product = {.heads = 2,
@@ -89,7 +90,8 @@ Matrix<double> dense(const DeltaRule<double>& mixer, const DeltaRuleSettings& se
       for (Index i = 0; i < mixer.edits; ++i) {
         const Numbers key = unit(k.segment((i * H + hk) * d, d)), value = v.segment((i * HV + h) * m, m);
         const double beta = (settings.negative_eigenvalues ? 2 : 1) * logistic(b[i * HV + h]);
-        state += beta * key * (value - state.transpose() * key).transpose();
+        const Numbers read = state.transpose() * key;
+        state += beta * key * (settings.update == UpdateRule::delta ? value - read : value).transpose();
       }
       Numbers o = state.transpose() * unit(q.segment(hk * d, d)) / std::sqrt(static_cast<double>(d));
       o = mixer.o_norm.weight.cwiseProduct(
@@ -105,7 +107,7 @@ Matrix<double> dense(const DeltaRule<double>& mixer, const DeltaRuleSettings& se
 }  // namespace
 
 TEST_CASE("the delta rule over time passes the checks of a part", "[nn][delta_rule][grad]") {
-  const auto settings = GENERATE(delta_net, negative, gated, delta_product);
+  const auto settings = GENERATE(delta_net, negative, write_only, gated, delta_product);
   CAPTURE(settings.edits, settings.decay, settings.output_gate);
   const DeltaRuleLayer<double, false> layer{{}, settings};
   check_differences(layer);
@@ -116,7 +118,7 @@ TEST_CASE("the delta rule over time passes the checks of a part", "[nn][delta_ru
 }
 
 TEST_CASE("the delta rule over time is its definition, for every sequence", "[nn][delta_rule]") {
-  const auto settings = GENERATE(delta_net, negative, gated, delta_product);
+  const auto settings = GENERATE(delta_net, negative, write_only, gated, delta_product);
   const Index length = GENERATE(Index(1), Index(5), Index(70));
   CAPTURE(settings.edits, settings.decay, settings.output_gate, length);
   const auto mixer = mixer_of(settings);
@@ -130,7 +132,7 @@ TEST_CASE("the delta rule over time is its definition, for every sequence", "[nn
 
 TEST_CASE("the delta rule over time continues sequences in a state of constant size",
           "[nn][delta_rule][infer]") {
-  const auto settings = GENERATE(delta_net, negative, gated, delta_product);
+  const auto settings = GENERATE(delta_net, negative, write_only, gated, delta_product);
   CAPTURE(settings.edits, settings.decay, settings.output_gate);
   const auto mixer = mixer_of(settings);
   constexpr Index length = 40;
@@ -302,6 +304,8 @@ TEST_CASE("the delta rule over time refuses what does not fit", "[nn][delta_rule
         "ddl::DeltaRule: heads is 4, expected a divisor of the 6 inputs, or a head_dim");
   CHECK(message({.heads = 2, .value_heads = 3}) ==
         "ddl::DeltaRule: value_heads is 3, expected a multiple of the 2 heads");
+  CHECK(message({.heads = 2, .update = UpdateRule::additive}) ==
+        "ddl::DeltaRule: update is additive, expected delta or write_only");
   CHECK(message({.heads = 2, .edits = 0}) == "ddl::DeltaRule: edits is 0, expected at least 1");
   CHECK(message({.heads = 2, .convolution = 0}) == "ddl::ShortConvolution: kernel is 0, expected at least 1");
   CHECK(message({.heads = 2, .head_dim = 0}) == "ddl::DeltaRule: head_dim is 0, expected at least 1");

@@ -123,6 +123,7 @@ Results<long double> by_definition(const Problem<long double>& p) {
   const Index HK = p.settings.key_heads, HV = p.settings.value_heads.value_or(HK), n = p.settings.edits;
   const Index d = x.query.rows() / HK, m = x.value.rows() / (n * HV);
   const Real scale = static_cast<Real>(p.settings.output_scale.value_or(1 / std::sqrt(double(d))));
+  const bool reads = p.settings.update == ddl::UpdateRule::delta;
   Results<Real> all;
   auto& gradient = all.gradient;
   gradient.resize_like(x);
@@ -143,8 +144,8 @@ Results<long double> by_definition(const Problem<long double>& p) {
           decayed.push_back(X);
           const auto k = x.key.col(t).segment((e * HK + hk) * d, d);
           const auto v = x.value.col(t).segment((e * HV + h) * m, m);
-          X = (Dense::Identity(d, d) - x.beta(e * HV + h, t) * k * k.transpose()) * X +
-              x.beta(e * HV + h, t) * k * v.transpose();
+          if (reads) X -= x.beta(e * HV + h, t) * k * k.transpose() * X;
+          X += x.beta(e * HV + h, t) * k * v.transpose();
         }
         all.output.col(t).segment(h * m, m) = scale * X.transpose() * x.query.col(t).segment(hk * d, d);
       }
@@ -159,12 +160,12 @@ Results<long double> by_definition(const Problem<long double>& p) {
           const auto k = x.key.col(t).segment((e * HK + hk) * d, d);
           const auto v = x.value.col(t).segment((e * HV + h) * m, m);
           const Real beta = x.beta(e * HV + h, t);
-          const Dense read = decayed.back();
+          const Dense read = Real(reads) * decayed.back();
           const Matrix<Real, ddl::Dynamic, 1> r = v - read.transpose() * k, y = H.transpose() * k;
           gradient.value.col(t).segment((e * HV + h) * m, m) = beta * y;
           gradient.beta(e * HV + h, t) = y.dot(r);
           gradient.key.col(t).segment((e * HK + hk) * d, d) += beta * (H * r - read * y);
-          H -= beta * k * y.transpose();
+          if (reads) H -= beta * k * y.transpose();
           X = before.back();
           if (e == 0 && x.has_decay()) {
             H *= std::exp(x.log_decay(h, t));
@@ -229,6 +230,18 @@ TEST_CASE("chunks of any length, edits of a token and maps of heads give the def
             Problem<double> p(9, 5, {0, 5, 5, 28}, decay, settings);
             check_same(p.run(), by_definition(Problem<long double>(p)), scan_tolerance<double>);
           }
+}
+
+TEST_CASE("a scan that only writes, and its gradients, are the definition's", "[op][delta_scan][grad]") {
+  for (const double decay : {0.0, 0.1, 3.0})
+    for (const Index edits : {1, 3}) {
+      CAPTURE(decay, edits);
+      DeltaScanSettings settings = many(edits);
+      settings.chunk = 7;
+      settings.update = ddl::UpdateRule::write_only;
+      Problem<double> p(9, 5, {0, 5, 5, 28}, decay, settings);
+      check_same(p.run(), by_definition(Problem<long double>(p)), scan_tolerance<double>);
+    }
 }
 
 TEST_CASE("n edits a token are n tokens of one edit that are read at the last", "[op][delta_scan]") {
@@ -492,6 +505,14 @@ TEST_CASE("what does not fit a scan is refused by name", "[op][delta_scan]") {
           "value_heads is 3, expected a multiple of the 2 key heads");
   refused([](P& p) { p.settings.edits = 0; }, "edits is 0, expected at least 1");
   refused([](P& p) { p.settings.chunk = 0; }, "chunk is 0, expected at least 1");
+  refused([](P& p) { p.settings.update = ddl::UpdateRule::additive; },
+          "update is additive, expected delta or write_only");
+  refused(
+      [](P& p) {
+        p.settings.update = ddl::UpdateRule::write_only;
+        p.settings.kernel = ScanKernel::chunked;
+      },
+      "update is write_only, expected delta for the chunked kernel");
 
   P p(4, 3, {0, 5}, 0);
   p.run();

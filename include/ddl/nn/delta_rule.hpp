@@ -33,6 +33,7 @@ struct DeltaRuleSettings {
       4;  ///< kernel of the short convolutions; without one, queries, keys and values
           ///< are only activated
   double norm_eps = 1e-5;
+  UpdateRule update = UpdateRule::delta;  ///< or write_only, the control: X <- X + beta k v^T
 };
 
 /// Per value head h with key head hk, and with n edits a token:
@@ -94,6 +95,7 @@ struct DeltaRule {
   RmsNorm<Scalar> o_norm;
   Index heads = 1, value_heads = 1, head_dim = 0, value_dim = 0, edits = 1;
   bool negative_eigenvalues = false;
+  UpdateRule update = UpdateRule::delta;
 
   static constexpr auto parameters() {
     using D = DeltaRule;
@@ -111,11 +113,13 @@ struct DeltaRule {
       : heads(settings.heads),
         value_heads(settings.value_heads.value_or(settings.heads)),
         edits(settings.edits),
-        negative_eigenvalues(settings.negative_eigenvalues) {
+        negative_eigenvalues(settings.negative_eigenvalues),
+        update(settings.update) {
     constexpr const char* where = "ddl::DeltaRule";
     check_positive(where, "heads", heads);
     check_positive(where, "value_heads", value_heads);
     check_positive(where, "edits", edits);
+    if (update == UpdateRule::additive) fail(where, "update", name_of(update), "delta or write_only");
     if (value_heads % heads != 0)
       fail(where, "value_heads", std::to_string(value_heads),
            "a multiple of the " + std::to_string(heads) + " heads");
@@ -324,7 +328,7 @@ struct DeltaRule {
 
   Scalar largest_beta() const noexcept { return negative_eigenvalues ? Scalar(2) : Scalar(1); }
   DeltaScanSettings scan_settings() const {
-    return {.key_heads = heads, .value_heads = value_heads, .edits = edits};
+    return {.key_heads = heads, .value_heads = value_heads, .edits = edits, .update = update};
   }
 
   /// Everything that is linear in c, and the betas and decays.

@@ -8,6 +8,8 @@
 ///     X <- X + beta k (v - X^T k)^T      for each of its edits,
 ///     o_t = output_scale X^T q_t         after the last
 ///
+/// The control UpdateRule::write_only leaves out the read: X <- X + beta k v^T (linear attention).
+///
 /// Two formulations compute it: delta_scan_recurrent.hpp, delta_scan_chunked.hpp. The backward pass recovers
 /// the states from the last one: X before an edit is X - beta k r^T, with r = v - X^T k from the forward
 /// pass.
@@ -27,6 +29,9 @@ namespace detail {
 template <class Scalar, Executor E>
 bool use_chunks(const char* where, const DeltaScanSettings& settings, bool backward, const ScanSizes& s,
                 std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x, const E& executor) {
+  if (s.write_only && settings.kernel == ScanKernel::chunked)
+    fail(where, "update", name_of(settings.update), "delta for the chunked kernel");
+  if (s.write_only) return false;
   const bool faster = backward && s.d * s.m > 128 * 128;
   if (settings.kernel == ScanKernel::recurrent || (settings.kernel == ScanKernel::automatic && !faster))
     return false;

@@ -277,7 +277,8 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
       save(ScanState<Scalar>(tape->starts, s, chunk_slot(head, sequence, j, tape->chunk), head.h));
     if (has_decay && head.begins_token(j)) factor *= std::exp(head.log_decay(j));
     P::load(head.value(j) + channel, channels, v);
-    r = v - factor * u;
+    r = v;
+    if (!s.write_only) r -= factor * u;
     if (tape) P::store(r, channels, head.of_value(tape->error, j) + channel);
     const bool decays = factor < least_factor, reads = head.ends_token(j);
     const Scalar a = decays ? factor : Scalar(1);
@@ -427,7 +428,7 @@ class ScanPanelBackward {
       e_ *= static_cast<Scalar>(s.output_scale);
       y_ += (ConstRun<Scalar>(q, d_) * ConstRun<Scalar>(k, d_)).sum() * e_;
     }
-    const Numbers w = head_.beta(j) * y_;
+    Numbers w = head_.beta(j) * y_;
     P::store(w, channels_, head_.of_value(dvalue_, j) + channel_);
     sums_.beta(j) += (y_ * r_).sum();
     if (head_.x.has_decay()) {
@@ -435,6 +436,7 @@ class ScanPanelBackward {
       P::load(head_.value(j) + channel_, channels_, v);
       scaling_ -= (v * w).sum();
     }
+    if (s.write_only) w.setZero();  // no gradient through the read
     with_flags(
         [&]<bool Decay, bool Read, bool Kept>(Flag<Decay>, Flag<Read>, Flag<Kept>) {
           scaling_ += retreat<P, Decay, Read, Kept>(d_, X_, a_, k, p_, w, q, e_, j > 0 ? head_.key(j - 1) : k,

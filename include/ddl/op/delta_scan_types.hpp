@@ -15,6 +15,7 @@
 #include "ddl/core/check.hpp"
 #include "ddl/core/executor.hpp"
 #include "ddl/core/parameters.hpp"
+#include "ddl/op/delta_update.hpp"
 
 namespace ddl {
 
@@ -38,6 +39,7 @@ struct DeltaScanSettings {
   std::optional<double> output_scale = {};  ///< absent: 1 / sqrt(d)
   ScanKernel kernel = ScanKernel::automatic;
   Index chunk = 32;  ///< edits between stored states, and in a chunk of the chunked kernel
+  UpdateRule update = UpdateRule::delta;  ///< or write_only, a control that the recurrent kernel computes
 };
 
 /// The inputs of a scan over N tokens, token n in column n; their gradient is a value of the same type. A
@@ -89,6 +91,7 @@ struct ScanSizes {
   Index d, m, key_heads, value_heads, edits, tokens, sequences;
   HeadMap head_map;
   double output_scale;
+  bool write_only;  ///< r = v in place of v - X^T k
 
   Index ratio() const noexcept { return value_heads / key_heads; }
   Index key_head(Index h) const noexcept { return head_map == HeadMap::blocks ? h / ratio() : h % key_heads; }
@@ -109,6 +112,9 @@ ScanSizes scan_sizes(const char* where, const DeltaScanSettings& settings, std::
   s.edits = settings.edits;
   s.tokens = x.query.cols();
   s.head_map = settings.head_map;
+  s.write_only = settings.update == UpdateRule::write_only;
+  if (settings.update == UpdateRule::additive)
+    fail(where, "update", name_of(settings.update), "delta or write_only");
   check_positive(where, "key_heads", s.key_heads);
   check_positive(where, "value_heads", s.value_heads);
   check_positive(where, "edits", s.edits);
@@ -205,6 +211,7 @@ inline constexpr double most_log_loss = 2;
 /// The log of the factor |1 - beta |k|^2| by which edit j stretches the state along k; 0 if it does not.
 template <class Scalar>
 Scalar log_stretch(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index j) {
+  if (head.sizes.write_only) return Scalar(0);
   const Scalar norm2 = ConstRun<Scalar>(head.key(j), head.sizes.d).square().sum();
   const Scalar along = std::abs(Scalar(1) - head.beta(j) * norm2);
   return along > Scalar(1) ? std::log(along) : Scalar(0);
