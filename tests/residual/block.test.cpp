@@ -384,12 +384,20 @@ TEST_CASE("a block that is empty or was moved from refuses to run", "[residual][
 
 TEST_CASE("a tape that was moved from is without a forward pass", "[residual][block][errors]") {
   Used used;
+  const auto refused = [&] {
+    used.refused(
+        [&] { used.backward(); },
+        backward_where + "the tape is without a forward pass, or one that backward has used up" + a_forward);
+  };
   used.forward();
-  auto taken = std::move(used.tape);
-  used.refused(
-      [&] { used.backward(); },
-      backward_where + "the tape is without a forward pass, or one that backward has used up" + a_forward);
-  CHECK_NOTHROW(used.block.backward(used.X, used.dX, taken, used.gradient));
-  CHECK_NOTHROW(used.forward());  // it is like a new one
+  auto constructed = std::move(used.tape);
+  refused();
+  CHECK_NOTHROW(used.block.backward(used.X, used.dX, constructed, used.gradient));
+  used.forward();  // it is like a new one
+  Used::Block::Tape<> assigned;
+  assigned = std::move(used.tape);
+  refused();
+  CHECK_NOTHROW(used.block.backward(used.X, used.dX, assigned, used.gradient));
+  used.forward();
   CHECK_NOTHROW(used.backward());
 }
