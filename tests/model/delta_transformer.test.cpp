@@ -300,6 +300,30 @@ TEST_CASE("sequences of different lengths are passes over each of them", "[model
           "ddl::TokenBatch: the length is 1 beside offsets, expected one of the two");
 }
 
+TEST_CASE("a tape keeps nothing of the passes before", "[model][transformer][grad]") {
+  const Variant variant = any_variant();
+  INFO(name_of(variant));
+  const Model model = model_of(tiny(variant));
+  const auto gradient_of = [&](const std::vector<int>& tokens, Index length, Model::Tape& tape) {
+    Model gradient = zeros_like(model);
+    const Matrix<double> logits = model.forward({tokens, length}, tape);
+    model.backward(logits, tape, gradient);
+    return gradient;
+  };
+  auto used = model.make_tape();
+  gradient_of(tokens_of(12), 6, used);
+  gradient_of(tokens_of(8), 4, used);
+  auto unused = model.make_tape();
+  const std::vector<int> others = {4, 4, 0, 3, 1, 2, 4, 0};  // as many as before
+  const Model given = gradient_of(others, 2, used), expected = gradient_of(others, 2, unused);
+  for_each_parameter(
+      [](const ParameterPath& path, const auto& p, const auto& q) {
+        INFO(path.str());
+        CHECK(p == q);
+      },
+      given, expected);
+}
+
 TEST_CASE("padding that the loss ignores changes nothing", "[model][transformer][grad]") {
   const Variant variant = any_variant();
   INFO(name_of(variant));
@@ -349,6 +373,39 @@ TEST_CASE("parameters are named by parts, whichever was chosen", "[model][transf
         "layers.0.mlp.gate.out.weight\nlayers.0.mlp.gate.out.bias\n"
         "layers.0.mlp.value.projection.weight\nlayers.0.mlp.value.projection.bias\n"
         "readout.weight\nreadout.read\nnorm.weight\n");
+}
+
+TEST_CASE("output projections start smaller by the square root of the number of layers",
+          "[model][transformer]") {
+  auto settings = tiny(Variant::cc);
+  settings.layers = 1;
+  const Model one(settings, 1);
+  settings.layers = 4;
+  const Model four(settings, 1);
+  for_each_parameter(
+      [](const ParameterPath& path, const auto& p, const auto& q) {
+        INFO(path.str());
+        const bool projects = path.str().find("c_proj") != std::string::npos;
+        CHECK(p == (projects ? 0.5 : 1.0) * q);
+      },
+      four.layers[0], one.layers[0]);
+}
+
+TEST_CASE("the settings of numbers reach every part", "[model][transformer]") {
+  auto settings = tiny(Variant::tc);
+  settings.norm_eps = 0.25;
+  settings.mixer.norm_eps = 0.5;
+  settings.k_eps = 0.75;
+  const Model model(settings);
+  CHECK(model.norm.eps == 0.25);
+  for (const auto& layer : model.layers) {
+    CHECK(layer.mixer.norm.eps == 0.25);
+    CHECK(layer.mlp.norm.eps == 0.25);
+    CHECK(layer.mixer.k_eps == 0.75);
+    CHECK(layer.mlp.k_eps == 0.75);
+    CHECK(layer.mixer.sublayer.q_rms.eps == 0.5);
+    CHECK(layer.mixer.sublayer.k_rms.eps == 0.5);
+  }
 }
 
 TEST_CASE("the two controls are a setting", "[model][transformer]") {

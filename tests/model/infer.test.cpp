@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: MIT
 /// @file  Inference in real time: no allocation and no exception, whatever the input is; what does not fit
 /// ends the program with a message.
+#include <algorithm>
 #include <csignal>
 #include <string>
 #include <type_traits>
 #include <utility>
 
 #include "ddl/model/delta_resnet.hpp"
+#include "ddl/nn/attention.hpp"
+#include "ddl/residual/token_convolution_compressor.hpp"
 #include "support/allocations.hpp"
 #include "support/catch.hpp"
+#include "support/sequences.hpp"
+#include "support/tolerance.hpp"
 
 #if __has_include(<sys/wait.h>) && __has_include(<unistd.h>)
 #include <sys/wait.h>
@@ -119,6 +124,33 @@ TEST_CASE("infer takes the same for several samples", "[model][infer]") {
   CHECK(state.logits == expected.logits);
 }
 
+TEST_CASE("a net of parts that look along sequences continues them as its pass over all of them",
+          "[model][infer]") {
+  using Block = DeltaResidualBlock<double, Dynamic, Dynamic, CausalSelfAttention<double>, LinearGate<double>,
+                                   LinearValue<double>, TokenConvolutionCompressor<double>>;
+  DeltaResNet<double, Dynamic, Dynamic, Block> net(
+      {.inputs = 3, .outputs = 2, .width = 8, .value_channels = 2, .depth = 2}, 1);
+  Random random(2);  // a convolution starts at the newest token alone
+  for_each_parameter([&](const ParameterPath&, auto& p) { random.fill_normal(p, 0.4); }, net);
+  const Index sequences = 2, length = 7, count = GENERATE(1, 2);
+  CAPTURE(count);
+  Matrix<double> x(3, sequences * length), logits(2, sequences * length);
+  random.fill_normal(x, 1);
+  auto tape = net.make_tape();
+  const Matrix<double> expected = net.forward(x, tape, {Serial{}, length});
+  auto state = net.make_state<Dynamic>(sequences, length);
+  for (int run = 0; run < 2; ++run) {
+    logits.setZero();
+    for (Index p = 0; p < length; p += count) {
+      CHECK(state.position == p);
+      const Index here = (std::min)(count, length - p);
+      test::put_chunk(logits, 1, length, p, here, net.infer(test::chunk_of(x, 1, length, p, here), state));
+    }
+    CHECK(test::error(logits, expected) <= 1e-12);
+    state.reset();
+  }
+}
+
 TEST_CASE("a net may be fed its own output", "[model][infer]") {
   const DynamicNet net({.inputs = 3, .outputs = 3, .width = width, .depth = 2}, 1);
   auto state = net.make_state(), other = net.make_state();
@@ -150,7 +182,8 @@ TEMPLATE_TEST_CASE("infer ends the program with a message where input or state d
   says(last_words([&] { net.infer(Vector<float>(), state); }), "x is 0 x 1, expected 6 x 1");
   says(last_words([&] { net.infer(Matrix<float>::Ones(6, 4), state); }), "x is 6 x 4, expected 6 x 1");
   says(last_words([&] { net.infer(x.transpose(), several); }), "x is 1 x 6, expected 6 x 6");
-  says(last_words([&] { net.infer(x, several); }), "the number of tokens is 1, expected a multiple of the 4 sequences");
+  says(last_words([&] { net.infer(x, several); }),
+       "the number of tokens is 1, expected a multiple of the 4 sequences");
   says(last_words([&] { deeper.infer(x, state); }), "the state is made for a model of");
   says(last_words([&] { net.infer(x, none); }), "the state is default-constructed");
   says(last_words([&] { empty.infer(x, state); }), "the model is empty (default-constructed or moved from)");

@@ -299,6 +299,19 @@ TEMPLATE_TEST_CASE("a default-constructed or moved-from DeltaResNet is refused b
   CHECK(empty.value_channels() == 0);
 }
 
+TEST_CASE("a DeltaResNet that gave one of its parts away is refused", "[model][misuse]") {
+  Net net(net_settings<Net>(), 1);
+  const auto refused = [&](auto& part) {
+    const auto taken = std::move(part);
+    check({{"make_tape", [&] { net.make_tape(); }, {"ddl::DeltaResNet::make_tape: the model is empty"}}});
+    part = taken;
+    CHECK_NOTHROW(net.make_tape());
+  };
+  refused(net.embedding);
+  refused(net.norm);
+  refused(net.head);
+}
+
 TEST_CASE("an optimizer refuses models of other shapes, and changes nothing", "[model][misuse]") {
   Net net(net_settings<Net>(), 1), deeper = changed_net<Net>([](auto&s) { s.depth = 3; }),
                                    wider_head = changed_net<Net>([](auto&s) { s.outputs = 5; }), none;

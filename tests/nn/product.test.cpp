@@ -46,7 +46,9 @@ void check_products(Index rows, Index cols, Index depth) {
   const auto b = o.b.topLeftCorner(depth, cols);
   auto c = o.c.topLeftCorner(rows, cols);
   const Matrix<Scalar> around = o.c, expected = a * b;
-  const RowMajor a_rows = a, b_rows = b;
+  const RowMajor a_around = o.a, b_around = o.b;
+  const auto a_rows = a_around.topLeftCorner(rows, depth);
+  const auto b_rows = b_around.topLeftCorner(depth, cols);
   // Sums in another order differ by the rounding of their terms, whatever is left when these cancel.
   const double terms = static_cast<double>((a.cwiseAbs() * b.cwiseAbs()).norm());
   const auto agrees = [&](const Matrix<Scalar>& wanted) {
@@ -94,6 +96,9 @@ TEST_CASE("a row times a matrix, or a transpose", "[nn][product]") {
   CHECK(relative_error(c, (a * b).eval()) <= identity_tolerance<double>);
   add_product(a, b_transpose.transpose(), c, Order{true});
   CHECK(relative_error(c, (2 * a * b).eval()) <= identity_tolerance<double>);
+  const Vector<double> bias = Vector<double>::Constant(1, 0.5);
+  affine(a, b, bias, c, Order{true});
+  CHECK(relative_error(c, ((a * b).array() + 0.5).matrix().eval()) <= identity_tolerance<double>);
   product(b.topLeftCorner(4, 30).row(2), b, c, Order{true});
   CHECK(relative_error(c, (b.topLeftCorner(4, 30).row(2) * b).eval()) <= identity_tolerance<double>);
 }
