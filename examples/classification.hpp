@@ -151,10 +151,7 @@ class ShiftedBatches : public ddl::SupervisedBatches<float> {
     const auto position = sampler().position();
     SupervisedBatches::next();
     const auto& from = SupervisedBatches::inputs();
-    if (most_ == 0) {
-      inputs_ = from;
-      return;
-    }
+    if (most_ == 0) return;
     ddl::Random random(ddl::Random(sampler().settings().seed)() + 1000003 * position.epoch +
                        static_cast<std::uint64_t>(position.batch));
     inputs_.setZero(from.rows(), from.cols());
@@ -164,8 +161,8 @@ class ShiftedBatches : public ddl::SupervisedBatches<float> {
         for (Index col = std::max(Index(0), right); col < side_ + std::min(Index(0), right); ++col)
           inputs_(row * side_ + col, n) = from((row - down) * side_ + col - right, n);
     }
+    replace_inputs(inputs_);
   }
-  const Eigen::MatrixXf& inputs() const { return inputs_; }
 
  private:
   Index side_, most_;

@@ -24,6 +24,7 @@ struct BatchSettings {
   std::uint64_t seed = 0;
   bool shuffle = true;     ///< anew in each epoch; otherwise samples come in their own order
   bool keep_short = true;  ///< whether the last batch of an epoch may be shorter, or else is left out
+  Index shards = 1;        ///< parts of a batch that fit computes side by side (train/shards.hpp)
 };
 
 /// A 64-bit hash of the samples and what is to be learnt of them: their values, shapes and order. A checkpoint recognises
@@ -53,6 +54,14 @@ inline void check_state(const char* where, std::span<const std::uint64_t> kept,
   }
 }
 
+inline void check_shards(const char* where, Index shards, Index batch) {
+  if (shards < 1 || shards > batch)
+    fail(where, "shards", std::to_string(shards), "1 to " + std::to_string(batch) + ", the size of a batch");
+}
+
+/// Where shard s begins of `shards` that divide `total` samples as evenly as possible; where it ends for s + 1.
+constexpr Index shard_begin(Index total, Index shards, Index s) noexcept { return total * s / shards; }
+
 }  // namespace detail
 
 /// Which batch comes next: all of BatchSampler that changes.
@@ -76,6 +85,7 @@ class BatchSampler {
     constexpr const char* where = "ddl::BatchSampler";
     check_positive(where, "samples", samples);
     check_positive(where, "batch_size", settings.batch_size);
+    detail::check_shards(where, settings.shards, settings.batch_size);
     if (!settings.keep_short && settings.batch_size > samples)
       fail(
           where, "batch_size", std::to_string(settings.batch_size),

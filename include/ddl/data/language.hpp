@@ -19,6 +19,27 @@ struct LanguageBatchSettings {
   Index sequences = 8;  ///< in a batch
   Index length = 64;    ///< tokens in a sequence
   std::uint64_t seed = 0;
+  Index shards = 1;  ///< parts of a batch that fit computes side by side (train/shards.hpp)
+};
+
+/// Some of the sequences of a batch, whose target is the next token.
+template <class Scalar>
+struct LanguageShard {
+  TokenBatch tokens;
+  std::span<const int> targets;
+  double normalizer;  ///< the targets of the whole batch
+
+  TokenBatch inputs() const noexcept { return tokens; }
+  Index samples() const noexcept { return static_cast<Index>(targets.size()); }
+
+  template <class Prediction, Executor E>
+  LossSum loss(const Prediction& logits, Matrix<Scalar>& grad, const E& executor) const {
+    return softmax_cross_entropy_sum(logits, targets, normalizer, grad, executor);
+  }
+  template <class Prediction>
+  double correct(const Prediction& logits) const {
+    return static_cast<double>(correct_predictions(logits, targets));
+  }
 };
 
 /// Batches of windows from anywhere in a text, for fit. A sample is a token.
@@ -29,6 +50,7 @@ class LanguageBatches {
   LanguageBatches(std::span<const int> text, const LanguageBatchSettings& settings)
       : text_(text), settings_(settings), random_(settings.seed), content_(xxh64(std::as_bytes(text))) {
     check_positive("ddl::LanguageBatches", "sequences", settings.sequences);
+    detail::check_shards("ddl::LanguageBatches", settings.shards, settings.sequences);
     detail::check_window("ddl::LanguageBatches", text, settings.length);
   }
 
@@ -36,13 +58,12 @@ class LanguageBatches {
   TokenBatch inputs() const noexcept { return {windows_.tokens, settings_.length}; }
   Index samples() const noexcept { return static_cast<Index>(windows_.tokens.size()); }
 
-  template <class Prediction, Executor E>
-  double loss(const Prediction& logits, Matrix<Scalar>& grad, const E& executor) const {
-    return softmax_cross_entropy(logits, windows_.targets, grad, executor);
-  }
-  template <class Prediction>
-  double correct(const Prediction& logits) const {
-    return static_cast<double>(correct_predictions(logits, windows_.targets));
+  Index shards() const noexcept { return settings_.shards; }
+  LanguageShard<Scalar> shard(Index s) const {
+    const auto begin = first_token(s), count = first_token(s + 1) - begin;
+    return {{std::span(windows_.tokens).subspan(begin, count), settings_.length},
+            std::span(windows_.targets).subspan(begin, count),
+            static_cast<double>(windows_.targets.size())};
   }
 
   /// The random stream, the settings, and the text by its content.
@@ -50,6 +71,7 @@ class LanguageBatches {
     std::vector<std::uint64_t> words(random_.state().begin(), random_.state().end());
     words.push_back(static_cast<std::uint64_t>(settings_.sequences));
     words.push_back(static_cast<std::uint64_t>(settings_.length));
+    words.push_back(static_cast<std::uint64_t>(settings_.shards));
     words.push_back(content_);
     return words;
   }
@@ -57,13 +79,18 @@ class LanguageBatches {
   void restore(std::span<const std::uint64_t> words) {
     const auto own = state();
     detail::check_state("ddl::LanguageBatches::restore", words, own,
-                        {"", "", "", "", "sequences", "length", "the text's hash"});
+                        {"", "", "", "", "sequences", "length", "shards", "the text's hash"});
     Random::State stream{};
     std::copy_n(words.begin(), 4, stream.begin());
     random_ = Random(stream);
   }
 
  private:
+  std::size_t first_token(Index s) const noexcept {
+    return static_cast<std::size_t>(detail::shard_begin(settings_.sequences, settings_.shards, s) *
+                                    settings_.length);
+  }
+
   std::span<const int> text_;
   LanguageBatchSettings settings_;
   Random random_;

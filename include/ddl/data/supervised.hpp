@@ -15,7 +15,29 @@
 
 namespace ddl {
 
-/// Batches for fit: softmax cross-entropy where there are labels, mean squared error of the targets otherwise.
+/// A part of a batch of samples: softmax cross-entropy where there are labels, mean squared error of the targets otherwise.
+template <class Scalar>
+struct SupervisedShard {
+  DatasetView<Scalar> view;
+  double normalizer;  ///< the terms of the loss in the whole batch
+
+  const auto& inputs() const noexcept { return view.inputs; }
+  Index samples() const noexcept { return view.size(); }
+
+  template <class Prediction, Executor E>
+  LossSum loss(const Prediction& prediction, Matrix<Scalar>& grad, const E& executor) const {
+    return view.labels.empty()
+               ? mean_squared_error_sum(prediction, view.targets, normalizer, grad, executor)
+               : softmax_cross_entropy_sum(prediction, view.labels, normalizer, grad, executor);
+  }
+  template <class Prediction>
+  double correct(const Prediction& prediction) const {
+    if (view.labels.empty()) return std::numeric_limits<double>::quiet_NaN();
+    return static_cast<double>(correct_predictions(prediction, view.labels));
+  }
+};
+
+/// Batches for fit, as shards.
 template <class Scalar>
 class SupervisedBatches {
  public:
@@ -26,19 +48,17 @@ class SupervisedBatches {
       fail("ddl::SupervisedBatches", "the data", "without labels and targets", "one of them");
   }
 
-  void next() { view_.emplace(batch_.gather(data_, sampler_.next())); }
+  void next() {
+    view_.emplace(batch_.gather(data_, sampler_.next()));
+    normalizer_ =
+        static_cast<double>(view_->labels.empty() ? view_->targets.size() : counted_labels(view_->labels));
+  }
   const auto& inputs() const noexcept { return view_->inputs; }
   Index samples() const noexcept { return view_->size(); }
-
-  template <class Prediction, Executor E>
-  double loss(const Prediction& prediction, Matrix<Scalar>& grad, const E& executor) const {
-    return data_.labels.empty() ? mean_squared_error(prediction, view_->targets, grad, executor)
-                                : softmax_cross_entropy(prediction, view_->labels, grad, executor);
-  }
-  template <class Prediction>
-  double correct(const Prediction& prediction) const {
-    if (data_.labels.empty()) return std::numeric_limits<double>::quiet_NaN();
-    return static_cast<double>(correct_predictions(prediction, view_->labels));
+  Index shards() const noexcept { return sampler_.settings().shards; }
+  SupervisedShard<Scalar> shard(Index s) const {
+    const Index begin = detail::shard_begin(samples(), shards(), s);
+    return {view_->range(begin, detail::shard_begin(samples(), shards(), s + 1) - begin), normalizer_};
   }
 
   const BatchSampler& sampler() const noexcept { return sampler_; }
@@ -53,6 +73,7 @@ class SupervisedBatches {
             static_cast<std::uint64_t>(sampler_.settings().batch_size),
             static_cast<std::uint64_t>(sampler_.settings().shuffle),
             static_cast<std::uint64_t>(sampler_.settings().keep_short),
+            static_cast<std::uint64_t>(shards()),
             content_};
   }
   /// @throws std::invalid_argument if the state is of other data, or of an order with other settings, naming them.
@@ -61,8 +82,18 @@ class SupervisedBatches {
     const auto own = state();
     detail::check_state(
         where, words, own,
-        {"", "", "seed", "samples", "batch_size", "shuffle", "keep_short", "the data's hash"});
+        {"", "", "seed", "samples", "batch_size", "shuffle", "keep_short", "shards", "the data's hash"});
     sampler_.seek({words[0], static_cast<Index>(words[1])});
+  }
+
+ protected:
+  /// Replaces the inputs of the current batch, for augmentation. `inputs` must have their shape and stay as they are until
+  /// next().
+  void replace_inputs(const Matrix<Scalar>& inputs) {
+    check_shape("ddl::SupervisedBatches::replace_inputs", "inputs", inputs, view_->inputs.rows(), samples());
+    const DatasetView<Scalar> old = *view_;
+    view_.emplace(
+        DatasetView<Scalar>{{inputs.data(), inputs.rows(), inputs.cols()}, old.labels, old.targets});
   }
 
  private:
@@ -70,6 +101,7 @@ class SupervisedBatches {
   BatchSampler sampler_;
   std::uint64_t content_;
   Batch<Scalar> batch_;
+  double normalizer_ = 0;
   std::optional<DatasetView<Scalar>> view_;  ///< of batch_; a view cannot be assigned
 };
 
@@ -92,29 +124,17 @@ Evaluation evaluate(const Model& model, const DatasetView<Scalar>& data, const E
   constexpr Index most = 256;
   auto tape = model.make_tape(memory);
   Matrix<Scalar> grad;
-  Evaluation result;
-  double counted = 0;
+  LossSum total;
+  double correct = 0;
   for (Index begin = 0; begin < data.size(); begin += most) {
-    const auto part = data.range(begin, (std::min)(most, data.size() - begin));
-    const auto& prediction = model.forward(part.inputs, tape, executor);
+    const SupervisedShard<Scalar> part{data.range(begin, (std::min)(most, data.size() - begin)), 1};
+    const auto& prediction = model.forward(part.inputs(), tape, executor);
     grad.resize(prediction.rows(), prediction.cols());
-    const auto ignored = std::count(part.labels.begin(), part.labels.end(), ignored_label);
-    const double samples = static_cast<double>(part.size() - ignored);
-    if (part.labels.empty()) {
-      result.loss += samples * mean_squared_error(prediction, part.targets, grad, executor);
-    } else {
-      result.loss += samples * softmax_cross_entropy(prediction, part.labels, grad, executor);
-      result.accuracy += static_cast<double>(correct_predictions(prediction, part.labels));
-    }
-    counted += samples;
+    total += part.loss(prediction, grad, executor);
+    correct += part.correct(prediction);
     see(tape);
   }
-  if (counted > 0) {
-    result.loss /= counted;
-    result.accuracy /= counted;
-  }
-  if (data.labels.empty()) result.accuracy = std::numeric_limits<double>::quiet_NaN();
-  return result;
+  return {total.mean(), total.count > 0 ? correct / total.count : 0};
 }
 
 }  // namespace ddl

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <limits>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -15,8 +18,10 @@
 #include <utility>
 #include <vector>
 
-#include "ddl/residual/stack.hpp"
+#include "ddl/core/bytes.hpp"
+#include "ddl/core/communicator.hpp"
 #include "ddl/train/optimizer.hpp"
+#include "ddl/train/sharded_step.hpp"
 
 namespace ddl {
 
@@ -35,7 +40,8 @@ struct TrainingRun {
   Index step = 0;  ///< steps made, skipped ones included
 
   static constexpr auto parameters() {
-    return std::tuple(parameter("model", &TrainingRun::model), parameter("optimizer", &TrainingRun::optimizer));
+    return std::tuple(parameter("model", &TrainingRun::model),
+                      parameter("optimizer", &TrainingRun::optimizer));
   }
 
   /// @throws std::invalid_argument if a setting is out of range.
@@ -57,6 +63,7 @@ struct FitSettings {
   double max_norm = 1;                              ///< of the gradient; 0: no clipping
   NonFinite non_finite = NonFinite::raise;
   Memory memory = Memory::training;  ///< what a step keeps for backward
+  Communicator* ranks = nullptr;     ///< processes that share the shards of each batch; null: this one alone
 };
 
 /// The figures of one step.
@@ -78,7 +85,7 @@ struct StepContext {
   const StepReport& report;
   Run& run;
   const Data& data;
-  const Tape& tape;  ///< of the step's passes
+  const Tape& tape;  ///< of the step's passes, those of this process's first shard
 };
 
 /// Why fit returned: all steps are made, an observer returned false, or NonFinite ended the run. A run that skipped
@@ -89,22 +96,6 @@ struct FitResult {
   StopReason stop_reason = StopReason::finished;
   Index skipped = 0;  ///< steps
   StepReport last;
-};
-
-/// Batches to learn from:
-///
-///     next()                                 goes to the next batch
-///     inputs()                               what the model's forward takes
-///     samples()                              in this batch
-///     loss(prediction, grad, executor)       the mean loss, and dL/dprediction into grad
-///     correct(prediction)                    optional: the number predicted correctly, NaN if there is no such number
-template <class D, class Model>
-concept TrainingData = requires(D& data, const Matrix<typename Model::Scalar>& prediction,
-                                Matrix<typename Model::Scalar>& grad) {
-  data.next();
-  data.inputs();
-  { data.samples() } -> std::convertible_to<Index>;
-  { data.loss(prediction, grad, Serial{}) } -> std::convertible_to<double>;
 };
 
 namespace detail {
@@ -142,35 +133,34 @@ void finish(Observer& observer, const Context& context) {
   }
 }
 
-/// The buffers of a step. Each size of batch has its own, so that no step allocates once every size has been seen. Data
-/// with more than `most` sizes make old buffers change size.
-template <class Model>
-class StepBuffers {
- public:
-  using Tape = decltype(std::declval<const Model&>().make_tape(Memory::training));
-  struct Buffers {
-    Index samples;
-    Tape tape;
-    Matrix<typename Model::Scalar> grad;  ///< dL/dprediction
-  };
+/// Whether `value` is true on every rank.
+inline bool all_true(Communicator& ranks, bool value) {
+  double disagree = value ? 0 : 1;
+  std::vector<double> buffer;
+  sum_over_ranks(ranks, std::span(&disagree, 1), buffer);
+  return disagree == 0;
+}
 
-  Buffers& of(const Model& model, Index samples, Memory memory) {
-    for (Buffers& buffers : all_)
-      if (buffers.samples == samples) return buffers;
-    if (all_.size() < most) {
-      all_.reserve(most);  // so that none of them moves
-      return all_.emplace_back(Buffers{samples, model.make_tape(memory), {}});
-    }
-    Buffers& oldest = all_[replaced_++ % most];
-    oldest.samples = samples;
-    return oldest;
+/// Gives every rank the parameters, moments and step of rank 0.
+/// @throws std::invalid_argument on all ranks if the data of one are not those of rank 0.
+template <class Run, class Data>
+void begin_together(Communicator& ranks, Run& run, const Data& data) {
+  for_each_parameter(
+      [&](const ParameterPath&, auto& p) {
+        broadcast(ranks, std::span(p.data(), static_cast<std::size_t>(p.size())));
+      },
+      run);
+  std::array<std::uint64_t, 2> first = {static_cast<std::uint64_t>(run.step), 0};
+  if constexpr (requires { data.state(); }) {
+    const std::vector<std::uint64_t> state = data.state();
+    first[1] = xxh64(std::as_bytes(std::span(state)));
   }
-
- private:
-  static constexpr std::size_t most = 4;
-  std::vector<Buffers> all_;
-  std::size_t replaced_ = 0;
-};
+  const std::uint64_t own = first[1];
+  broadcast(ranks, std::span<std::uint64_t>(first));
+  run.step = static_cast<Index>(first[0]);
+  if (!all_true(ranks, own == first[1]))
+    throw std::invalid_argument("ddl::fit: the data of the ranks differ in content, settings or position");
+}
 
 }  // namespace detail
 
@@ -191,16 +181,17 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
   check_range(where, "max_norm", settings.max_norm, settings.max_norm >= 0, "a number of at least 0");
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
-  detail::StepBuffers<Model> all_buffers;
-  auto* buffers = &all_buffers.of(run.model, 0, settings.memory);
-  auto gradient = zeros_like(run.model);
+  Index shards = 1;
+  if constexpr (!TrainingBatch<Data, Model>) shards = data.shards();
+  detail::ShardedStep<Model> sharded(run.model, shards, settings.memory, settings.ranks);
+  if (settings.ranks) detail::begin_together(*settings.ranks, run, data);
   FitResult result;
   StepReport& report = result.last;
   report.step = run.step;
   report.steps = settings.steps;
   [[maybe_unused]] const auto context = [&] {
     return StepContext<Run, Data, typename detail::StepBuffers<Model>::Tape>{report, run, data,
-                                                                             buffers->tape};
+                                                                             sharded.tape()};
   };
   (detail::begin(observers, context()), ...);
   Index updates = 0;
@@ -215,16 +206,10 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
     report.learning_rate = run.optimizer.settings.learning_rate;
     data.next();
     report.samples = data.samples();
-    buffers = &all_buffers.of(run.model, report.samples, settings.memory);
-    auto& [samples, tape, grad] = *buffers;
-    const auto& prediction = run.model.forward(data.inputs(), tape, executor);
-    grad.resize(prediction.rows(), prediction.cols());
-    report.loss = data.loss(prediction, grad, executor);
-    report.accuracy = std::numeric_limits<double>::quiet_NaN();
-    if constexpr (requires { data.correct(prediction); })
-      report.accuracy = static_cast<double>(data.correct(prediction)) / static_cast<double>(report.samples);
-    set_zero(gradient);
-    run.model.backward(grad, tape, gradient, executor);
+    typename detail::ShardedStep<Model>::Result total;
+    Model& gradient = sharded.compute(run.model, data, total, executor);
+    report.loss = total.loss.mean();
+    report.accuracy = total.correct / static_cast<double>(report.samples);
     report.gradient_norm = settings.max_norm > 0 ? clip_global_norm(gradient, settings.max_norm, executor)
                                                  : global_norm(gradient, executor);
     const auto clipped = static_cast<Scalar>(
@@ -233,8 +218,8 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
         !is_finite(report.loss) || !is_finite(report.gradient_norm) || !is_finite(Scalar(clipped * clipped));
     if (report.skipped && settings.non_finite == NonFinite::raise)
       throw std::runtime_error("ddl::fit: at step " + std::to_string(run.step + 1) + " the loss is " +
-                               number_text(report.loss) + " and the gradient's norm " +
-                               number_text(report.gradient_norm) +
+                               number_text(report.loss) + sharded.where_not_finite() +
+                               " and the gradient's norm " + number_text(report.gradient_norm) +
                                ", expected finite numbers, and a norm whose square does not overflow");
     if (report.skipped && settings.non_finite == NonFinite::stop) {
       result.stop_reason = StopReason::not_finite;
@@ -248,6 +233,7 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
     report.step = ++run.step;
     report.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     ((go_on = detail::observe(observers, context()) && go_on), ...);
+    if (settings.ranks) go_on = detail::all_true(*settings.ranks, go_on);
     if (!go_on) result.stop_reason = StopReason::observer;
   }
   const bool finite = all_parameters_finite(run.model);

@@ -243,7 +243,8 @@ struct AdamW {
           detail::for_segments(
               executor,
               [&](auto ps, auto gs, auto ms, auto vs) {
-                const auto clamped = ((gs.min)(most).max)(-most) + Scalar(0) * gs;  // NaN and infinity give NaN
+                const auto clamped =
+                    ((gs.min)(most).max)(-most) + Scalar(0) * gs;  // NaN and infinity give NaN
                 ms = b1 * ms + rest1 * clamped;
                 vs = b2 * vs + rest2 * clamped.square();
                 ps = kept * ps - rate * ms / (vs.sqrt() * unbias + eps);

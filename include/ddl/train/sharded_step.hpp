@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT
+/// @file  What fit learns from, and the loss and the gradient of a batch, shard by shard.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "ddl/core/communicator.hpp"
+#include "ddl/residual/stack.hpp"
+#include "ddl/train/loss.hpp"
+#include "ddl/train/shards.hpp"
+
+namespace ddl {
+
+/// What a pass learns from:
+///
+///     inputs()                               what the model's forward takes
+///     samples()                              how many there are
+///     loss(prediction, grad, executor)       the mean loss, and dL/dprediction into grad
+///     correct(prediction)                    optional: the number predicted correctly, NaN if there is no such number
+template <class B, class Model>
+concept TrainingBatch = requires(B& batch, const Matrix<typename Model::Scalar>& prediction,
+                                 Matrix<typename Model::Scalar>& grad) {
+  batch.inputs();
+  { batch.samples() } -> std::convertible_to<Index>;
+  batch.loss(prediction, grad, Serial{});
+};
+
+/// Batches to learn from. next() goes to the next batch; the data are then that batch (TrainingBatch), or consist of shards
+/// that are computed side by side:
+///
+///     samples()       in this batch
+///     shards()        their number, the same for all batches
+///     shard(s)        a TrainingBatch. Its loss() returns a LossSum, normalised by the terms of the whole batch. It may
+///                     have no samples.
+template <class D, class Model>
+concept TrainingData = requires(D& data) {
+  data.next();
+  { data.samples() } -> std::convertible_to<Index>;
+}
+&&(TrainingBatch<D, Model> || requires(D & data, Index s) {
+  { data.shards() } -> std::convertible_to<Index>;
+  { data.shard(s) } -> TrainingBatch<Model>;
+});
+
+namespace detail {
+
+/// The buffers of a shard. Each size of batch has its own, so that no step allocates once every size has been seen. Data
+/// with more than `most` sizes make old buffers change size.
+template <class Model>
+class StepBuffers {
+ public:
+  using Tape = decltype(std::declval<const Model&>().make_tape(Memory::training));
+  struct Buffers {
+    Index samples;
+    Tape tape;
+    Matrix<typename Model::Scalar> grad;  ///< dL/dprediction
+  };
+
+  Buffers& of(const Model& model, Index samples, Memory memory) {
+    for (Buffers& buffers : all_)
+      if (buffers.samples == samples) return buffers;
+    if (all_.size() < most) {
+      all_.reserve(most);  // so that none of them moves
+      return all_.emplace_back(Buffers{samples, model.make_tape(memory), {}});
+    }
+    Buffers& oldest = all_[replaced_++ % most];
+    oldest.samples = samples;
+    return oldest;
+  }
+
+ private:
+  static constexpr std::size_t most = 4;
+  std::vector<Buffers> all_;
+  std::size_t replaced_ = 0;
+};
+
+/// Computes the loss and the gradient of batches, shard by shard.
+template <class Model>
+class ShardedStep {
+ public:
+  using Tape = typename StepBuffers<Model>::Tape;
+  struct Result {
+    LossSum loss;
+    double correct = 0;
+  };
+
+  /// @throws std::invalid_argument if the shards cannot be divided among the ranks.
+  ShardedStep(const Model& model, Index shards, Memory memory, Communicator* ranks)
+      : memory_(memory),
+        ranks_(ranks && ranks->size() > 1 ? ranks : nullptr),
+        shards_(shards),
+        gradients_(model, own_shards(shards, ranks_)),
+        work_(static_cast<std::size_t>(gradients_.shards())) {
+    first_ = ranks_ ? ranks_->rank() * gradients_.shards() : 0;
+    for (Work& work : work_) work.last = &work.buffers.of(model, 0, memory).tape;
+  }
+
+  const Tape& tape() const noexcept { return *work_.front().last; }
+
+  /// Names the first of this process's shards whose loss was not finite, for a message.
+  std::string where_not_finite() const {
+    for (std::size_t s = 0; shards_ > 1 && s < work_.size(); ++s)
+      if (!work_[s].finite)
+        return " (shard " + std::to_string(first_ + static_cast<Index>(s)) + " of " +
+               std::to_string(shards_) + ")";
+    return {};
+  }
+
+  /// @return the gradient of the batch's mean loss; `total` becomes the sums over all shards.
+  template <class Data, Executor E>
+  Model& compute(const Model& model, Data& data, Result& total, const E& executor) {
+    executor.for_each(gradients_.shards(), [&](Index s) {
+      Work& work = work_[static_cast<std::size_t>(s)];
+      set_zero(gradients_[s]);
+      if constexpr (TrainingBatch<Data, Model>) {
+        one(model, data, work, gradients_[s], executor);
+      } else {
+        auto shard = data.shard(first_ + s);
+        one(model, shard, work, gradients_[s], executor);
+      }
+    });
+    for_each_tree_sum(gradients_.shards(), [&](Index to, Index from) {
+      Result& sum = work_[static_cast<std::size_t>(to)].result;
+      sum.loss += work_[static_cast<std::size_t>(from)].result.loss;
+      sum.correct += work_[static_cast<std::size_t>(from)].result.correct;
+    });
+    total = work_.front().result;
+    Model& gradient = gradients_.sum(executor);
+    if (ranks_) add_ranks(gradient, total);
+    return gradient;
+  }
+
+ private:
+  struct Work {
+    StepBuffers<Model> buffers;
+    const Tape* last = nullptr;
+    Result result;       ///< after compute, of this shard and some that were added to it
+    bool finite = true;  ///< the shard's own loss
+  };
+
+  static Index own_shards(Index shards, const Communicator* ranks) {
+    if (!ranks) return shards;
+    const Index size = ranks->size(), power = floor_power_of_two(shards);
+    if (floor_power_of_two(size) != size || power != shards || size > shards)
+      fail("ddl::fit", "the number of ranks", std::to_string(size),
+           power == shards
+               ? "a power of two of at most " + std::to_string(shards) + ", the number of shards"
+               : "1, as the number of shards, " + std::to_string(shards) + ", is not a power of two");
+    return shards / size;
+  }
+
+  template <class B, Executor E>
+  void one(const Model& model, B& batch, Work& work, Model& gradient, const E& executor) {
+    work.result = {};
+    work.finite = true;
+    const Index samples = batch.samples();
+    if (samples == 0) return;
+    auto& [size, tape, grad] = work.buffers.of(model, samples, memory_);
+    work.last = &tape;
+    const auto& prediction = model.forward(batch.inputs(), tape, executor);
+    grad.resize(prediction.rows(), prediction.cols());
+    const auto loss = batch.loss(prediction, grad, executor);
+    if constexpr (std::is_same_v<std::remove_const_t<decltype(loss)>, LossSum>)
+      work.result.loss = loss;
+    else
+      work.result.loss = {static_cast<double>(loss), 1};  // a mean
+    work.finite = is_finite(work.result.loss.sum);
+    work.result.correct = std::numeric_limits<double>::quiet_NaN();
+    if constexpr (requires { batch.correct(prediction); })
+      work.result.correct = static_cast<double>(batch.correct(prediction));
+    model.backward(grad, tape, gradient, executor);
+  }
+
+  void add_ranks(Model& gradient, Result& total) {
+    flat_.clear();
+    for_each_parameter(
+        [&](const ParameterPath&, auto& p) { flat_.insert(flat_.end(), p.data(), p.data() + p.size()); },
+        gradient);
+    sum_over_ranks(*ranks_, std::span(flat_), received_);
+    const auto* from = flat_.data();
+    for_each_parameter(
+        [&](const ParameterPath&, auto& p) {
+          std::copy_n(from, p.size(), p.data());
+          from += p.size();
+        },
+        gradient);
+    std::array<double, 3> numbers = {total.loss.sum, total.loss.count, total.correct};
+    std::vector<double> buffer;
+    sum_over_ranks(*ranks_, std::span<double>(numbers), buffer);
+    total = {{numbers[0], numbers[1]}, numbers[2]};
+  }
+
+  Memory memory_;
+  Communicator* ranks_;
+  Index shards_, first_ = 0;
+  ShardGradients<Model> gradients_;
+  std::vector<Work> work_;
+  std::vector<typename Model::Scalar> flat_, received_;
+};
+
+}  // namespace detail
+}  // namespace ddl

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT
+#include "ddl/train/shards.hpp"
+
+#include "ddl/core/thread_pool.hpp"
+#include "ddl/data/language.hpp"
+#include "ddl/data/supervised.hpp"
+#include "support/catch.hpp"
+#include "support/thread_ranks.hpp"
+
+using namespace ddl;
+using namespace ddl::test;
+using Catch::Matchers::ContainsSubstring;
+
+namespace {
+
+using Net = DeltaResNet<float>;
+using NetRun = TrainingRun<Net>;
+
+Net net() { return Net({.inputs = 3, .outputs = 4, .width = 12, .value_channels = 2, .depth = 2}, 5); }
+
+/// 50 samples of 4 classes, every fifth of them ignored.
+Dataset<float> samples() {
+  Dataset<float> data;
+  data.inputs.resize(3, 50);
+  Random random(1);
+  random.fill_normal(data.inputs, 1);
+  for (int n = 0; n < 50; ++n) data.labels.push_back(n % 5 == 0 ? ignored_label : n % 4);
+  return data;
+}
+
+std::vector<float> parameters_of(const auto& model) {
+  std::vector<float> all;
+  for_each_parameter(
+      [&](const ParameterPath&, const auto& p) { all.insert(all.end(), p.data(), p.data() + p.size()); },
+      model);
+  return all;
+}
+
+/// The parameters after 7 steps with a short batch among them, and the loss of the last step.
+template <class E = Serial>
+std::pair<std::vector<float>, double> trained(Index shards, const E& executor = {},
+                                              Communicator* ranks = nullptr) {
+  const auto data = samples();
+  NetRun run(net());
+  SupervisedBatches<float> batches(data.view(), {.batch_size = 16, .shards = shards});
+  const auto result = fit_on(executor, run, batches, {.steps = 7, .ranks = ranks});
+  return {parameters_of(run.model), result.last.loss};
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double largest = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    largest = std::max(largest, std::abs(double(a[i]) - double(b[i])));
+  return largest;
+}
+
+}  // namespace
+
+TEST_CASE("gradients are added in the order of a binary tree, on any executor", "[train][shards]") {
+  const Index shards = GENERATE(1, 2, 3, 5, 8);
+  const auto model = net();
+  const ThreadPool pool(3);
+  ShardGradients<Net> serial(model, shards), threaded(model, shards);
+  std::vector<std::vector<float>> expected;
+  Random random(2);
+  for (Index s = 0; s < shards; ++s) {
+    for_each_parameter([&](const ParameterPath&, auto& p) { random.fill_normal(p, 1); }, serial[s]);
+    threaded[s] = serial[s];
+    expected.push_back(parameters_of(serial[s]));
+  }
+  for (std::size_t stride = 1; stride < expected.size(); stride *= 2)
+    for (std::size_t i = 0; i + stride < expected.size(); i += 2 * stride)
+      for (std::size_t j = 0; j < expected[i].size(); ++j) expected[i][j] += expected[i + stride][j];
+  CHECK(parameters_of(serial.sum()) == expected.front());
+  CHECK(parameters_of(threaded.sum(pool)) == expected.front());
+}
+
+TEST_CASE("shards with ignored labels and of unequal sizes add up to the gradient of the whole batch",
+          "[train][shards][grad]") {
+  const auto data = samples();
+  const DeltaResNet<double> model({.inputs = 3, .outputs = 4, .width = 6, .depth = 2}, 5);
+  const Matrix<double> x = data.inputs.cast<double>();
+  auto tape = model.make_tape();
+  auto whole = zeros_like(model);
+  Matrix<double> grad(4, 50);
+  const double loss = softmax_cross_entropy(model.forward(x, tape), data.labels, grad);
+  model.backward(grad, tape, whole);
+
+  const Index shards = GENERATE(2, 3, 7);
+  ShardGradients<DeltaResNet<double>> gradients(model, shards);
+  LossSum total;
+  for (Index s = 0; s < shards; ++s) {
+    const Index begin = 50 * s / shards, count = 50 * (s + 1) / shards - begin;
+    const std::span labels =
+        std::span(data.labels).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count));
+    const auto& prediction = model.forward(x.middleCols(begin, count), tape);
+    grad.resize(4, count);
+    total += softmax_cross_entropy_sum(prediction, labels, 40, grad);
+    model.backward(grad, tape, gradients[s]);
+  }
+  CHECK(total.count == 40);
+  CHECK(total.mean() == Catch::Approx(loss).epsilon(1e-14));
+  double difference = 0, largest = 0;
+  for_each_parameter(
+      [&](const ParameterPath&, const auto& a, const auto& b) {
+        difference = std::max(difference, (a - b).cwiseAbs().maxCoeff());
+        largest = std::max(largest, a.cwiseAbs().maxCoeff());
+      },
+      whole, gradients.sum());
+  CHECK(difference <= 1e-14 * largest);
+}
+
+TEST_CASE("the number of shards changes a run by rounding alone, the number of threads not at all",
+          "[train][shards]") {
+  const auto [one, loss] = trained(1);
+  const Index shards = GENERATE(2, 3, 4, 16);  // 16: the short batch leaves shards empty
+  const auto [parameters, sharded_loss] = trained(shards);
+  CHECK(parameters != one);
+  CHECK(largest_difference(parameters, one) < 1e-3);  // AdamW moves by 7e-3 in 7 steps
+  CHECK(sharded_loss == Catch::Approx(loss).epsilon(1e-4));
+  for (const Index threads : {2, 3, 8}) {
+    const ThreadPool pool(threads);
+    CHECK(trained(shards, pool) == std::pair(parameters, sharded_loss));
+  }
+}
+
+TEST_CASE("ranks and threads divide a batch without a changed bit", "[train][shards][ranks]") {
+  const auto expected = trained(8);
+  const auto [ranks, threads] = GENERATE(std::pair(1, 1), std::pair(2, 1), std::pair(4, 2), std::pair(8, 1));
+  ThreadRanks(ranks).run([&, threads = threads](Communicator& communicator) {
+    const ThreadPool pool(threads);
+    const auto got = trained(8, pool, &communicator);
+    if (got != expected) throw std::logic_error("rank " + std::to_string(communicator.rank()) + " differs");
+  });
+  SUCCEED();
+}
+
+TEST_CASE("a sum over ranks is that of a tree, whatever the number of values", "[core][ranks]") {
+  const Index size = GENERATE(1, 2, 4, 8);
+  const std::size_t count = GENERATE(0u, 1u, 2u, 7u, 64u, 101u);
+  const auto values_of = [&](Index rank) {
+    Matrix<float> values(static_cast<Index>(count), 1);
+    Random random(static_cast<std::uint64_t>(rank));
+    random.fill_normal(values, 1);
+    return std::vector<float>(values.data(), values.data() + count);
+  };
+  std::vector<std::vector<float>> tree;
+  for (Index rank = 0; rank < size; ++rank) tree.push_back(values_of(rank));
+  for_each_tree_sum(size, [&](Index to, Index from) {
+    for (std::size_t i = 0; i < count; ++i)
+      tree[static_cast<std::size_t>(to)][i] += tree[static_cast<std::size_t>(from)][i];
+  });
+  ThreadRanks(size).run([&](Communicator& ranks) {
+    auto values = values_of(ranks.rank());
+    std::vector<float> buffer;
+    sum_over_ranks(ranks, std::span(values), buffer);
+    if (values != tree.front()) throw std::logic_error("another sum");
+  });
+  ThreadRanks(size).run([&](Communicator& ranks) {
+    auto values = values_of(ranks.rank());
+    broadcast(ranks, std::span(values));
+    if (values != values_of(0)) throw std::logic_error("another broadcast");
+  });
+  SUCCEED();
+}
+
+TEST_CASE("every rank begins with the run of rank 0, and stops when an observer of any rank does",
+          "[train][shards][ranks]") {
+  const auto data = samples();
+  ThreadRanks(4).run([&](Communicator& ranks) {
+    NetRun run(Net({.inputs = 3, .outputs = 4, .width = 12, .value_channels = 2, .depth = 2},
+                static_cast<std::uint64_t>(ranks.rank())));
+    SupervisedBatches<float> batches(data.view(), {.batch_size = 16, .shards = 4});
+    const auto result = fit(run, batches, {.steps = 9, .ranks = &ranks}, [&](const auto& context) {
+      return ranks.rank() != 2 || context.report.step < 3;
+    });
+    auto first = parameters_of(run.model);
+    const auto own = first;
+    broadcast(ranks, std::span(first));
+    if (own != first || run.step != 3 || result.stop_reason != StopReason::observer)
+      throw std::logic_error("rank " + std::to_string(ranks.rank()) + " went another way");
+  });
+  SUCCEED();
+}
+
+TEST_CASE("ranks that cannot divide the shards, and ranks with other data, are refused",
+          "[train][shards][ranks]") {
+  const auto with = [](Index ranks, Index shards) {
+    ThreadRanks(ranks).run([&](Communicator& communicator) { trained(shards, Serial{}, &communicator); });
+  };
+  CHECK_THROWS_WITH(
+      with(3, 8),
+      "ddl::fit: the number of ranks is 3, expected a power of two of at most 8, the number of shards");
+  CHECK_THROWS_WITH(
+      with(4, 2),
+      "ddl::fit: the number of ranks is 4, expected a power of two of at most 2, the number of shards");
+  CHECK_THROWS_WITH(
+      with(2, 6),
+      "ddl::fit: the number of ranks is 2, expected 1, as the number of shards, 6, is not a power of two");
+  const auto data = samples();
+  CHECK_THROWS_WITH(ThreadRanks(2).run([&](Communicator& ranks) {
+    NetRun run(net());
+    SupervisedBatches<float> batches(
+        data.view(), {.batch_size = 16, .seed = static_cast<std::uint64_t>(ranks.rank()), .shards = 2});
+    fit(run, batches, {.steps = 1, .ranks = &ranks});
+  }),
+                    ContainsSubstring("the data of the ranks differ"));
+}
+
+TEST_CASE("a loss that is not finite is reported with its shard", "[train][shards]") {
+  auto data = samples();
+  data.inputs(0, 9) = std::numeric_limits<float>::quiet_NaN();
+  NetRun run(net());
+  SupervisedBatches<float> batches(data.view(), {.batch_size = 16, .shuffle = false, .shards = 4});
+  CHECK_THROWS_WITH(fit(run, batches, {.steps = 1}), ContainsSubstring("the loss is nan (shard 2 of 4)"));
+}
+
+TEST_CASE("the number of shards belongs to the state of the data", "[train][shards]") {
+  const auto data = samples();
+  SupervisedBatches<float> two(data.view(), {.batch_size = 16, .shards = 2});
+  SupervisedBatches<float> four(data.view(), {.batch_size = 16, .shards = 4});
+  CHECK_THROWS_WITH(four.restore(two.state()), "ddl::SupervisedBatches::restore: shards is 4, expected 2");
+  CHECK_THROWS_WITH(SupervisedBatches<float>(data.view(), {.batch_size = 16, .shards = 17}),
+                    "ddl::BatchSampler: shards is 17, expected 1 to 16, the size of a batch");
+  const std::vector<int> text(100, 1);
+  CHECK_THROWS_WITH(LanguageBatches<float>(text, {.sequences = 4, .length = 8, .shards = 0}),
+                    "ddl::LanguageBatches: shards is 0, expected 1 to 4, the size of a batch");
+  LanguageBatches<float> thirds(text, {.sequences = 4, .length = 8, .shards = 3}),
+      whole(text, {.sequences = 4, .length = 8});
+  CHECK_THROWS_WITH(whole.restore(thirds.state()), "ddl::LanguageBatches::restore: shards is 1, expected 3");
+  thirds.next();
+  Index tokens = 0;
+  for (Index s = 0; s < 3; ++s) tokens += thirds.shard(s).samples();
+  CHECK(tokens == 32);
+}
