@@ -185,14 +185,31 @@ Outcome train(const Problem& problem, ddl::UpdateRule update, Index hidden, std:
 
   ddl::Checkpoints checkpoints(folder, {.every = 100, .keep = 2, .resume = true},
                                {{"update", name_of(update)}, {"hidden", hidden}, {"seed", seed}});
-  if (checkpoints.resume(run, batches))
-    std::printf("%s: resumed after step %ld\n", name_of(update), long(run.step));
-
   ddl::Validation<Net> validation(/*every=*/50, /*patience=*/4, [&](const Net& net) {
     return ddl::evaluate(net, problem.validation()).loss;
   });
+  const std::string best_file = folder + "/best.safetensors";
+  auto save_best = [&, saved = Index(-1)]() mutable {
+    if (!validation.best_model() || validation.best_step() == saved) return;
+    saved = validation.best_step();
+    ddl::save_parameters(
+        *validation.best_model(), best_file,
+        {{"loss", nlohmann::json(validation.best()).dump()}, {"step", std::to_string(saved)}});
+  };
+  if (checkpoints.resume(run, batches)) {
+    std::printf("%s: resumed after step %ld\n", name_of(update), long(run.step));
+    if (std::filesystem::exists(best_file)) {
+      const ddl::SafetensorsFile file(best_file);
+      Net best = run.model;
+      ddl::load_parameters(best, file);
+      validation.restore(std::move(best), std::stod(file.metadata().at("loss")),
+                         std::stol(file.metadata().at("step")), run.step);
+    }
+  }
   ddl::ProgressBar bar({.title = std::string(name_of(update)) + " "});
-  ddl::fit(run, batches, fit_settings(), validation, checkpoints, bar);
+  const auto keep_best = [&](const auto&) { save_best(); };
+  ddl::fit(run, batches, fit_settings(), validation, keep_best, checkpoints, bar);
+  save_best();  // fit measures once more after the last step
   return {validation.best_model().value_or(run.model), validation.best_step(), run.step};
 }
 
@@ -281,7 +298,7 @@ int guide(const std::string& folder) {
 
   const std::string file = folder + "/classifier.safetensors";
   ddl::save_parameters(Classifier{problem.scale, *delta}, file, {{"classes", "black, white"}});
-  Classifier loaded{problem.scale, make_net(ddl::UpdateRule::delta, hidden, 0)};
+  Classifier loaded{ddl::Standardisation<float>(2), make_net(ddl::UpdateRule::delta, hidden, 0)};
   ddl::load_parameters(loaded, ddl::SafetensorsFile(file));
   std::printf("\nweights: %s, test loss after loading %.3f\n", file.c_str(),
               ddl::evaluate(loaded.net, problem.test()).loss);

@@ -157,6 +157,15 @@ TEST_CASE("a standardisation is a part with two vectors", "[data][standardisatio
   CHECK(names == std::vector<std::string>{"mean", "deviation"});
 }
 
+TEST_CASE("an empty standardisation changes nothing", "[data][standardisation]") {
+  const Standardisation<float> identity(3);
+  Matrix<float> x = Matrix<float>::Random(3, 4);
+  const Matrix<float> before = x;
+  identity.apply(x);
+  CHECK(x == before);
+  CHECK_THROWS_WITH(Standardisation<float>(0), "ddl::Standardisation: features is 0, expected at least 1");
+}
+
 TEST_CASE("what cannot be standardised is refused", "[data][standardisation][errors]") {
   CHECK_THROWS_WITH(Standardisation(Matrix<float>(2, 0)),
                     "ddl::Standardisation: the number of samples is 0, expected at least 1");

@@ -237,6 +237,29 @@ TEST_CASE("validation stops when nothing gets better and has the best model; the
   CHECK_THROWS_AS(Validation<Net>(1, 0, {}), std::invalid_argument);
 }
 
+TEST_CASE("a resumed validation keeps the better model and its patience", "[train][fit][observers]") {
+  TrainingRun<Net> run(toy_net<double>());
+  const Net best = run.model;
+  ToyData<double> data;
+  const auto measure = [](const Net&) { return 2.0; };
+  fit(run, data, {.steps = 8});
+  Validation<Net> validation(2, 3, measure);
+  validation.restore(best, 1, 4, run.step);  // two measurements were worse, after steps 6 and 8
+  CHECK(fit(run, data, {.steps = 100}, validation).stop_reason == StopReason::observer);
+  CHECK(run.step == 10);
+  CHECK(validation.best() == 1);
+  CHECK(validation.best_step() == 4);
+  CHECK(same(*validation.best_model(), best));
+
+  Validation<Net> stopped(2, 3, measure);
+  stopped.restore(best, 1, 4, run.step);  // the patience is used up
+  fit(run, data, {.steps = 100}, stopped);
+  CHECK(run.step == 11);
+  CHECK(stopped.best() == 1);
+  CHECK_THROWS_AS(stopped.restore(best, std::numeric_limits<double>::infinity(), 0, 0),
+                  std::invalid_argument);
+}
+
 TEST_CASE("gates are recorded by layer", "[train][fit][observers]") {
   TrainingRun<Net> run(toy_net<double>(3));
   ToyData<double> data;

@@ -30,24 +30,6 @@
 
 namespace ddl {
 
-template <class Part, class Member>
-struct Parameter {
-  std::string_view name;
-  Member Part::*member;
-  int rank;
-};
-
-/// A matrix parameter, or a part, or a container of parts.
-template <class Part, class Member>
-constexpr Parameter<Part, Member> parameter(std::string_view name, Member Part::*member) {
-  return {name, member, 2};
-}
-/// A parameter that is one-dimensional by meaning (a bias, a norm's weight), which weight decay leaves alone.
-template <class Part, class Member>
-constexpr Parameter<Part, Member> vector_parameter(std::string_view name, Member Part::*member) {
-  return {name, member, 1};
-}
-
 /// Where the walk stands. The dotted name is put together only when asked for, so that a walk allocates
 /// nothing.
 struct ParameterPath {
@@ -85,6 +67,33 @@ template <class T>
 inline constexpr bool is_std_variant = false;
 template <class... T>
 inline constexpr bool is_std_variant<std::variant<T...>> = true;
+
+}  // namespace detail
+
+template <class Owner, class Member>
+struct Parameter {
+  static_assert(Part<Member> || std::is_base_of_v<Eigen::EigenBase<Member>, Member> ||
+                    detail::is_std_vector<Member> || detail::is_std_optional<Member> ||
+                    detail::is_std_variant<Member>,
+                "ddl: a parameter is an Eigen matrix, a part, or a vector, optional or variant of parts; "
+                "a single number is an Eigen::Matrix<Scalar, 1, 1>");
+  std::string_view name;
+  Member Owner::*member;
+  int rank;
+};
+
+/// A matrix parameter, or a part, or a container of parts.
+template <class Owner, class Member>
+constexpr Parameter<Owner, Member> parameter(std::string_view name, Member Owner::*member) {
+  return {name, member, 2};
+}
+/// A parameter that is one-dimensional by meaning (a bias, a norm's weight), which weight decay leaves alone.
+template <class Owner, class Member>
+constexpr Parameter<Owner, Member> vector_parameter(std::string_view name, Member Owner::*member) {
+  return {name, member, 1};
+}
+
+namespace detail {
 
 inline constexpr std::size_t most_models = 8;
 

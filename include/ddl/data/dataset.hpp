@@ -125,6 +125,13 @@ struct Standardisation {
   }
 
   Standardisation() = default;
+  /// The identity on `features` features, mean 0 and deviation 1, to load another into.
+  /// @throws std::invalid_argument if `features` is below 1.
+  explicit Standardisation(Index features) {
+    check_positive("ddl::Standardisation", "features", features);
+    mean.setZero(features);
+    deviation.setOnes(features);
+  }
   /// Mean and deviation over the columns of features x N. A feature that is constant gets deviation 1.
   /// @throws std::invalid_argument if there are no samples, or mean or deviation of a feature is not finite.
   template <class Derived>

@@ -106,8 +106,8 @@ struct TimeLimit {
 
 /// Early stopping. Calls measure(model), a loss over data that are not learned from, every `every` steps and after the
 /// last, and ends the run when `patience` measurements in a row were not better than the best. A measurement that is not
-/// finite is not better. The run keeps its last model; best_model() is the best. Patience is not checkpointed: it
-/// restarts on resume.
+/// finite is not better. The run keeps its last model; best_model() is the best. Checkpoints do not hold the best model:
+/// save it beside them, and give it to restore() when the run is resumed (examples/training_guide.cpp).
 template <class Model>
 class Validation {
  public:
@@ -127,10 +127,20 @@ class Validation {
   /// (step, loss) of every measurement.
   const std::vector<std::pair<Index, double>>& history() const noexcept { return history_; }
 
+  /// For a run that is resumed after step `now`: the best model so far, its loss and its step. The measurements that
+  /// were made since then count for the patience.
+  /// @throws std::invalid_argument if the loss is not finite.
+  void restore(Model best, double loss, Index step, Index now) {
+    check_finite("ddl::Validation::restore", "loss", loss);
+    model_ = std::move(best);
+    best_ = loss;
+    best_step_ = step;
+    waited_ = (std::max)(Index(0), (now - step) / every_);
+  }
+
   template <class Context>
   bool operator()(const Context& context) {
-    if (context.report.step % every_ != 0) return true;
-    measure(context.run);
+    if (context.report.step % every_ == 0) measure(context.run);
     return waited_ < patience_;
   }
   template <class Context>
