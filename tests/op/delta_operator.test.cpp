@@ -103,6 +103,31 @@ TEST_CASE("a temporary block and an expression are as good as a matrix", "[op][d
   CHECK(error((A * (X - 3 * X)).eval(), A.dense() * (X - 3 * X)) <= identity_tolerance<double>);
 }
 
+TEST_CASE("a segment of a vector is as good as a vector", "[op][delta_operator]") {
+  Random random(3);
+  const auto A = random_operator<double, Dynamic>(random, 3);
+  const auto check = [&](const auto& x) {
+    const Vector<double> expected = A.dense() * x;
+    CHECK(error((A * x).eval(), expected) <= identity_tolerance<double>);
+    Vector<double> y = A * x;
+    CHECK(y == A * Vector<double>(x));
+  };
+  Vector<double> x = random_matrix<Vector<double>>(random, 8, 1);
+  const Eigen::Matrix<double, 8, 1> fixed = x;
+  check(x.head(3));
+  check(x.tail(3));
+  check(x.segment(2, 3));
+  check(x.head<3>());
+  check(fixed.tail<3>());
+  check(fixed.segment<3>(2));
+  check(std::as_const(x).segment(1, 3));
+  const Vector<double> y = A * x.head<3>();  // a temporary segment
+  CHECK(y == A * fixed.head<3>());
+  const Vector<double> expected = A * x.segment(1, 3);
+  x.head(3) = A * x.segment(1, 3);  // the destination overlaps
+  CHECK(x.head(3) == expected);
+}
+
 TEST_CASE("scalar and size are deduced from the direction", "[op][delta_operator]") {
   const Eigen::Vector3f fixed(3, 0, 4);
   const Eigen::VectorXd dynamic = fixed.cast<double>();

@@ -444,3 +444,14 @@ TEST_CASE("what does not fit a product is refused by name", "[op][delta_product]
   refused([&] { X = product * tall; }, "the right-hand side is 5 x 2, expected 4 x 2");
   CHECK(product.size() == 1);
 }
+
+TEST_CASE("a product times a segment of a vector", "[op][delta_product]") {
+  Random random(3);
+  DeltaProduct<double> P(3);
+  for (int i = 0; i < 2; ++i) P.push(random_operator<double, Dynamic>(random, 3));
+  const auto x = random_matrix<Vector<double>>(random, 8, 1);
+  const Eigen::Matrix<double, 8, 1> fixed = x;
+  const Vector<double> expected = P.dense() * x.segment(2, 3);
+  CHECK(error((P * x.segment(2, 3)).eval(), expected) <= identity_tolerance<double>);
+  CHECK(error((P * fixed.segment<3>(2)).eval(), expected) <= identity_tolerance<double>);
+}

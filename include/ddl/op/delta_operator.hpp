@@ -111,7 +111,9 @@ class DeltaOperator {
   }
   template <class InOut>
   void apply_in_place(InOut&& X) const {
-    apply(X, X);
+    static_assert(detail::is_writable<InOut>,
+                  "ddl: the state must be writable, neither const nor an expression");
+    if constexpr (detail::is_writable<InOut>) apply(X, X);
   }
 
   /// Y = A X + beta k v^T = X + beta k (v - X^T k)^T: read, compare, write. At beta |k|^2 = 1
@@ -167,7 +169,8 @@ class DeltaOperator {
   struct AsGiven {};
   template <class Derived>
   DeltaOperator(AsGiven, const Eigen::MatrixBase<Derived>& direction, Real beta) : beta_(std::move(beta)) {
-    EIGEN_STATIC_ASSERT_VECTOR_ONLY(Derived)
+    static_assert(Derived::IsVectorAtCompileTime,
+                  "ddl::DeltaOperator: the direction must be a vector, as K.col(i) is");
     if (direction.size() == 0) fail("ddl::DeltaOperator", "the size of the direction", "0", "at least 1");
     check_fixed("ddl::DeltaOperator", "the size of the direction", direction.size(), Rows);
     if (!all_finite(direction)) fail("ddl::DeltaOperator", "the direction", "not finite", "finite numbers");

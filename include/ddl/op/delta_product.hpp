@@ -140,7 +140,9 @@ class DeltaProduct {
   }
   template <class InOut>
   void apply_in_place(InOut&& X) const {
-    apply(X, X);
+    static_assert(detail::is_writable<InOut>,
+                  "ddl: the state must be writable, neither const nor an expression");
+    if constexpr (detail::is_writable<InOut>) apply(X, X);
   }
 
   /// Y = (A_n .. A_1)^H X. Writes, which are no part of the linear map, are left out.

@@ -61,9 +61,24 @@ inline constexpr bool is_operator = false;
 
 template <class T>
 concept OperatorOf = is_operator<std::remove_cvref_t<T>>;
+template <class Derived>
+void accepts_matrix(const Eigen::MatrixBase<Derived>&);
+template <class Derived>
+void accepts_array(const Eigen::ArrayBase<Derived>&);
+/// x.head(n) is a VectorBlock, whose base is the MatrixBase of a Block.
 template <class T>
-concept MatrixExpression =
-    std::is_base_of_v<Eigen::MatrixBase<std::remove_cvref_t<T>>, std::remove_cvref_t<T>>;
+concept MatrixExpression = requires(const std::remove_cvref_t<T>& x) {
+  accepts_matrix(x);
+};
+template <class T>
+concept ArrayExpression = requires(const std::remove_cvref_t<T>& x) {
+  accepts_array(x);
+};
+
+/// Whether Y, deduced as Y&&, can be assigned to.
+template <class Y>
+inline constexpr bool is_writable = !std::is_const_v<std::remove_reference_t<Y>> &&
+                                    (int(std::remove_cvref_t<Y>::Flags) & Eigen::LvalueBit) != 0;
 
 /// How an expression keeps an operand: a named object that Eigen nests by reference by reference, all else by value.
 template <class T>
@@ -91,6 +106,11 @@ template <detail::OperatorOf A, detail::MatrixExpression X>
 auto operator*(A&& op, X&& x) {
   return OperatorTimes<typename detail::Kept<A>::type, typename detail::Kept<X>::type>(std::forward<A>(op),
                                                                                        std::forward<X>(x));
+}
+template <detail::OperatorOf A, detail::ArrayExpression X>
+auto operator*(A&&, X&& x) {
+  static_assert(!detail::ArrayExpression<X>, "ddl: an operator acts on a matrix; write A * x.matrix()");
+  return x.matrix().eval();
 }
 
 template <class Operator, class Rhs>
