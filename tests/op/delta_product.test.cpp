@@ -448,7 +448,7 @@ TEST_CASE("what does not fit a product is refused by name", "[op][delta_product]
 TEST_CASE("a product times a segment of a vector", "[op][delta_product]") {
   Random random(3);
   DeltaProduct<double> P(3);
-  for (int i = 0; i < 2; ++i) P.push(random_operator<double, Dynamic>(random, 3));
+  for (int i = 0; i < 2; ++i) P.push(DeltaOperator<double>(random_matrix<Vector<double>>(random, 3), 1.5));
   const auto x = random_matrix<Vector<double>>(random, 8, 1);
   const Eigen::Matrix<double, 8, 1> fixed = x;
   const Vector<double> expected = P.dense() * x.segment(2, 3);

@@ -124,7 +124,7 @@ inline nlohmann::json read_json_object(const std::string& path, std::size_t most
 // These take a value by its kind. They throw std::invalid_argument "WHERE: KEY is VALUE, expected ...".
 
 inline const nlohmann::json& json_at(const std::string& where, const nlohmann::json& object,
-                                     const std::string& key) {
+                                     const char* key) {
   if (!object.is_object()) fail(where, "the value", json_text(object), "an object");
   const auto found = object.find(key);
   if (found == object.end()) fail(where, key, "missing", "to be there");

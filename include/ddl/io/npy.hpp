@@ -138,8 +138,8 @@ template <class Scalar>
 Matrix<Scalar> parse_npy(std::string_view bytes, const std::string& file) {
   const detail::StoredArray array = detail::parse_npy_array(bytes, file);
   if (array.shape.size() > 2)
-    detail::fail_file(file,
-                      "has shape " + detail::shape_text(array.shape) + ", expected at most two dimensions");
+    detail::fail_file(
+        file, "has shape " + detail::tensor_shape_text(array.shape) + ", expected at most two dimensions");
   Matrix<Scalar> matrix(array.samples(), array.features());
   detail::for_each_element(
       array, [&](Index n, Index i, auto value) { matrix(n, i) = *detail::convert<Scalar>(value); });

@@ -214,7 +214,7 @@ class HeaderReader {
       fail("data_offsets has " + std::to_string(offsets_->size()) + " entries, expected 2");
     TensorInfo info = {*std::move(dtype_), *std::move(shape_), offsets_->front(), offsets_->back()};
     if (info.begin > info.end || info.end > data_bytes_)
-      fail("data_offsets is " + shape_text(*offsets_) +
+      fail("data_offsets is " + tensor_shape_text(*offsets_) +
            ", expected begin <= end <= " + std::to_string(data_bytes_) + ", where the file ends");
     const Dtype* const dtype = find_dtype(info.dtype);
     if (!dtype && strict_ == Strict::yes) fail("has the unknown dtype " + in_quotes(info.dtype));
@@ -288,7 +288,7 @@ inline std::string header_checksum(const Metadata& metadata, const Tensors& tens
   };
   add(std::to_string(metadata.size()));
   for (const auto& [key, value] : metadata) add(key), add(value);
-  for (const auto& [name, info] : tensors) add(name), add(info.dtype), add(shape_text(info.shape));
+  for (const auto& [name, info] : tensors) add(name), add(info.dtype), add(tensor_shape_text(info.shape));
   return checksum_text(std::as_bytes(std::span(text)));
 }
 
@@ -443,12 +443,12 @@ class SafetensorsFile {
   Matrix<Scalar> read_matrix(std::string_view name) const {
     TensorShape shape = tensor(name).shape;
     if (shape.size() > 2)
-      detail::fail_tensor(file(), name,
-                          "has shape " + detail::shape_text(shape) + ", expected at most 2 dimensions");
+      detail::fail_tensor(
+          file(), name, "has shape " + detail::tensor_shape_text(shape) + ", expected at most 2 dimensions");
     for (const auto size : shape)  // beside a zero a size may be any number
       if (!std::in_range<Index>(size))
         detail::fail_tensor(file(), name,
-                            "has shape " + detail::shape_text(shape) + ", too large for a matrix");
+                            "has shape " + detail::tensor_shape_text(shape) + ", too large for a matrix");
     shape.resize(2, 1);
     Matrix<Scalar> matrix(static_cast<Index>(shape[0]), static_cast<Index>(shape[1]));
     read_into(name, matrix);
@@ -506,19 +506,20 @@ namespace detail {
 
 /// An entry of the metadata. @throws FileError
 template <TensorSource Source>
-const std::string& metadata_entry(const Source& file, const std::string& key) {
+const std::string& metadata_entry(const Source& file, const char* key) {
   const auto entry = file.metadata().find(key);
-  if (entry == file.metadata().end()) throw FileError(file.file(), "the metadata have no " + key);
+  if (entry == file.metadata().end())
+    throw FileError(file.file(), std::string("the metadata have no ") + key);
   return entry->second;
 }
 /// The JSON in it. @throws FileError
 template <TensorSource Source>
-nlohmann::json parse_metadata(const Source& file, const std::string& key) {
+nlohmann::json parse_metadata(const Source& file, const char* key) {
   const std::string& text = metadata_entry(file, key);
   try {
     return parse_json(text);
   } catch (const std::invalid_argument& error) {
-    throw FileError(file.file(), "metadata " + key + " " + error.what());
+    throw FileError(file.file(), std::string("metadata ") + key + " " + error.what());
   }
 }
 

@@ -42,7 +42,8 @@ inline void check_stored_size(const StoredArray& array, const std::string& file)
   std::uint64_t product = 1;
   for (const std::uint64_t size : array.shape) {
     if (size > most / product)
-      fail_file(file, "claims the shape " + shape_text(array.shape) + ", which is too large for any memory");
+      fail_file(file,
+                "claims the shape " + tensor_shape_text(array.shape) + ", which is too large for any memory");
     product *= (std::max)(size, std::uint64_t{1});
   }
   const std::string problem = size_problem(*find_dtype(array.type), array.shape, array.data.size());
@@ -88,7 +89,7 @@ Matrix<Scalar> stored_samples(const StoredArray& array) {
 /// One class number for each sample.
 inline std::vector<int> stored_labels(const StoredArray& array, const std::string& file) {
   if (array.features() != 1)
-    fail_file(file, "has shape " + shape_text(array.shape) + ", expected one label for each sample");
+    fail_file(file, "has shape " + tensor_shape_text(array.shape) + ", expected one label for each sample");
   if (array.type.front() == 'F')
     fail_file(file, "holds numbers of type " + array.type + ", expected integers: class numbers");
   std::vector<int> labels;

@@ -86,7 +86,7 @@ constexpr std::string_view dtype_of() {
     static_assert(!sizeof(Scalar), "safetensors has no dtype for this scalar");
 }
 
-inline std::string shape_text(const TensorShape& shape) {
+inline std::string tensor_shape_text(const TensorShape& shape) {
   std::string text = "[";
   for (const auto size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
   return text + "]";
@@ -100,7 +100,7 @@ inline std::optional<std::uint64_t> checked_product(std::uint64_t a, std::uint64
 /// What is wrong with a tensor of this dtype and shape that has `bytes` bytes; empty if nothing is. As in the
 /// reference, the product is taken from the left: a zero hides what comes after it, not what came before.
 inline std::string size_problem(const Dtype& dtype, const TensorShape& shape, std::uint64_t bytes) {
-  const auto what = [&] { return std::string(dtype.name) + " of shape " + shape_text(shape); };
+  const auto what = [&] { return std::string(dtype.name) + " of shape " + tensor_shape_text(shape); };
   std::optional<std::uint64_t> bits = 1;
   for (const auto size : shape)
     if (bits) bits = checked_product(*bits, size);

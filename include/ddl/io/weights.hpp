@@ -54,12 +54,12 @@ std::string fit_problem(const Source& file, const std::string& source, const std
                         const TensorShape& wanted, bool required) {
   const std::string tensor = "tensor " + in_quotes(source) + (source == name ? "" : " for " + name);
   if (!file.contains(source))
-    return required ? "\n  missing: " + tensor + ", expected shape " + shape_text(wanted) : "";
+    return required ? "\n  missing: " + tensor + ", expected shape " + tensor_shape_text(wanted) : "";
   const TensorInfo& info = file.tensor(source);
   std::string problems;
   if (!shape_fits(info.shape, wanted))
-    problems += "\n  misshapen: " + tensor + " has shape " + shape_text(info.shape) + ", expected " +
-                shape_text(wanted);
+    problems += "\n  misshapen: " + tensor + " has shape " + tensor_shape_text(info.shape) + ", expected " +
+                tensor_shape_text(wanted);
   if (!with_element_of(info.dtype, [](auto) {}))
     problems += "\n  unreadable: " + tensor + " has dtype " + in_quotes(info.dtype);
   return problems;

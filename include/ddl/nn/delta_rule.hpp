@@ -297,7 +297,8 @@ struct DeltaRule {
                                   .tokens = S * rollback,
                                   .sequences = S,
                                   .head_map = HeadMap::blocks,
-                                  .output_scale = 1};
+                                  .output_scale = 1,
+                                  .write_only = update == UpdateRule::write_only};
     std::vector<Index> offsets;
     for (Index s = 0; s <= S; ++s) offsets.push_back(s * rollback);
     detail::take_back(sizes, offsets, std::as_const(state), state.error, tokens, state.memory, Serial{});
