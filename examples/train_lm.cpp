@@ -23,7 +23,7 @@ struct Options {
   std::string text, tokens = "bytes", variant = "cc_ec", mixer = "attention", json, checkpoint, resume,
                     memory = "training";
   Index layers = 4, width = 128, heads = 4, context = 128, batch = 8, steps = 1000, validate = 100,
-        windows = 64, edits = 1, head_dim = 0;
+        windows = 64, edits = 0, head_dim = 0, shards = 1;
   Index threads = static_cast<Index>(std::max(1u, std::thread::hardware_concurrency()));
   Index checkpoint_every = 200, keep = 2, sample = 300;
   double learning_rate = 2e-3, weight_decay = 0.1, split = 0.1;
@@ -37,7 +37,7 @@ struct Options {
     return 4 *
            (4 * (blocks * 6 * d * d + 2 * 256 * d) + tokens_a_step * (blocks * 16 * d + 256) +
             double(layers) * double(heads) * tokens_a_step * double(context)) *
-           double(edits);
+           double((std::max)(Index(1), edits));
   }
 };
 
@@ -54,11 +54,13 @@ CLI::Option* add_options(CLI::App& app, Options& o) {
   app.add_option("--mixer", o.mixer, "what mixes the tokens")->check(CLI::IsMember(mixers));
   add(app, "--heads", o.heads, options::size, "heads of the mixer");
   add(app, "--head-dim", o.head_dim, options::size_or_0, "size of a head; 0: the width divided by the heads");
-  add(app, "--edits", o.edits, options::size, "edits a token, of the mixers other than attention");
+  add(app, "--edits", o.edits, options::size_or_0,
+      "edits a token, of the mixers other than attention; 0: 2 in gated_delta_product, else 1");
   app.add_flag("--negative-eigenvalues", o.negative_eigenvalues,
                "betas in (0, 2) in place of (0, 1), of the mixers other than attention");
   add(app, "--context", o.context, options::size, "tokens in a sequence");
   add(app, "--batch", o.batch, options::size, "sequences a step");
+  add(app, "--shards", o.shards, options::size, "parts of a batch that threads compute side by side");
   add(app, "--steps", o.steps, options::size, "training steps");
   add(app, "--validate", o.validate, options::size, "steps between validations");
   add(app, "--windows", o.windows, options::size,
@@ -102,6 +104,7 @@ int train(int argc, char** argv) {
   const auto* const resume = add_options(app, o);
   CLI11_PARSE(app, argc, argv);
   o.resumes = resume->count() > 0;
+  if (o.edits == 0) o.edits = o.mixer == "gated_delta_product" ? 2 : 1;
 
   const std::string text = read_text(o.text);
   const Coder coder = o.tokens == "characters" ? Coder(text, text_name(o.text)) : Coder();
@@ -125,6 +128,7 @@ int train(int argc, char** argv) {
                                    {"width", o.width},
                                    {"heads", o.heads},
                                    {"batch", o.batch},
+                                   {"shards", o.shards},
                                    {"steps", o.steps},
                                    {"seed", o.seed},
                                    {"learning_rate", o.learning_rate},
@@ -143,7 +147,8 @@ int train(int argc, char** argv) {
     return ddl::TrainingRun<Model>(Model(model_settings(settings), o.seed),
                                    {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = o.weight_decay});
   });
-  ddl::LanguageBatches<float> batches(train, {.sequences = o.batch, .length = o.context, .seed = o.seed + 1});
+  ddl::LanguageBatches<float> batches(
+      train, {.sequences = o.batch, .length = o.context, .seed = o.seed + 1, .shards = o.shards});
   std::printf("%zu tokens to learn from, %zu to validate on, vocabulary %ld\n", train.size(), held_out.size(),
               long(coder.size()));
   std::printf(

@@ -22,7 +22,7 @@ inline constexpr bool has_direct_access = (int(M::Flags) & Eigen::DirectAccessBi
 
 /// The address of the first byte of x's entries, and of the one after the last. Strides may be negative.
 template <class M>
-std::pair<std::uintptr_t, std::uintptr_t> memory_of(const M& x) {
+std::pair<std::uintptr_t, std::uintptr_t> memory_of(M& x) {
   Index first = 0, last = 0;
   for (const Index span : {(x.rows() - 1) * x.rowStride(), (x.cols() - 1) * x.colStride()})
     (span < 0 ? first : last) += span;
@@ -31,7 +31,7 @@ std::pair<std::uintptr_t, std::uintptr_t> memory_of(const M& x) {
 }
 
 template <class X, class Y>
-Overlap overlap_of(const X& x, const Y& y) {
+Overlap overlap_of(const X& x, Y& y) {
   if (x.size() == 0 || y.size() == 0) return Overlap::none;
   const auto [x_first, x_end] = memory_of(x);
   const auto [y_first, y_end] = memory_of(y);
@@ -44,10 +44,11 @@ Overlap overlap_of(const X& x, const Y& y) {
 }
 
 /// Calls f(x) if x and y are known to have no memory in common, or to overlap as allowed; else f(a copy of x). An
-/// expression whose memory is not known is always copied, that is, evaluated once.
+/// expression whose memory is not known is always copied, that is, evaluated once. y need not have values yet; it is no
+/// const reference, so that compilers do not warn of that.
 template <Overlap Allowed, class X, class Y, class F>
-void with_operand(const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<Y>& y, F&& f) {
-  if constexpr (has_direct_access<X> && has_direct_access<Y>) {
+void with_operand(const Eigen::MatrixBase<X>& x, Y& y, F&& f) {
+  if constexpr (has_direct_access<X> && has_direct_access<std::remove_cvref_t<decltype(y.derived())>>) {
     const Overlap overlap = overlap_of(x.derived(), y.derived());
     if (overlap == Overlap::none || overlap == Allowed) return f(x.derived());
   }
