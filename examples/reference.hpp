@@ -74,7 +74,7 @@ class Reference {
                                   : ddl::read_transformer<Scalar, ddl::LanguageMixer<Scalar>>(file)) {
     const ddl::TensorShape shape = file.tensor("idx").shape;
     if (shape.size() != 2 || shape[0] < 1 || shape[1] < std::uint64_t(prompt_length))
-      throw ddl::FileError(file.file(), "tensor \"idx\": has shape " + ddl::detail::shape_text(shape) +
+      throw ddl::FileError(file.file(), "tensor \"idx\": has shape " + ddl::detail::tensor_shape_text(shape) +
                                             ", expected [B, T], T at least " + std::to_string(prompt_length));
     const auto size = [](ddl::Index n) { return static_cast<std::uint64_t>(n); };
     if (!is_over_time(file) || file.contains("targets")) expect_shape("targets", shape);
@@ -134,8 +134,8 @@ class Reference {
     const ddl::TensorShape& shape = file_.tensor(name).shape;
     if (shape != expected)
       throw ddl::FileError(file_.file(), "tensor \"" + name + "\": has shape " +
-                                             ddl::detail::shape_text(shape) + ", expected " +
-                                             ddl::detail::shape_text(expected));
+                                             ddl::detail::tensor_shape_text(shape) + ", expected " +
+                                             ddl::detail::tensor_shape_text(expected));
   }
   std::string hidden_name(std::size_t layer) const { return "hidden." + std::to_string(layer); }
   std::size_t hidden_count() const { return is_over_time(file_) ? 0 : model_.layers.size() + 1; }

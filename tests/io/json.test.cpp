@@ -57,7 +57,7 @@ TEST_CASE("what is no JSON is said by its place", "[io][json]") {
 TEST_CASE("values are taken by their kind and range", "[io][json]") {
   const auto value = parse_json(
       R"({"i":-3,"u":18446744073709551615,"f":1.5,"big":1e30,"b":true,"s":"x","n":null,"list":[1]})");
-  const auto integer = [&](const std::string& key) {
+  const auto integer = [&](const char* key) {
     return problem_of([&] { detail::json_integer("here", key, detail::json_at("here", value, key)); });
   };
   CHECK(detail::json_integer("here", "i", value.at("i"), -3, -3) == -3);
