@@ -2,7 +2,9 @@
 /// @file  Processes that work together, and sums over them in an order that does not depend on the network.
 #pragma once
 
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -26,12 +28,11 @@ class Communicator {
   virtual void exchange(Index other, std::span<const std::byte> out, std::span<std::byte> in) = 0;
 };
 
-/// The largest power of two that is at most n, for n >= 1.
-constexpr Index floor_power_of_two(Index n) noexcept {
-  Index power = 1;
-  while (power <= n / 2) power *= 2;
-  return power;
+namespace detail {
+constexpr bool is_power_of_two(Index n) noexcept {
+  return std::has_single_bit(static_cast<std::uint64_t>(n));
 }
+}  // namespace detail
 
 /// Replaces the values on every rank by their sum over the ranks. The sum is taken as in for_each_tree_sum, ((x0 + x1) +
 /// (x2 + x3)) + .. , so that it has the same bits on all ranks, and the bits of a sum within one process.
@@ -44,7 +45,7 @@ constexpr Index floor_power_of_two(Index n) noexcept {
 template <class T>
 void sum_over_ranks(Communicator& ranks, std::span<T> values, std::vector<T>& buffer) {
   const Index size = ranks.size(), rank = ranks.rank();
-  if (floor_power_of_two(size) != size)
+  if (!detail::is_power_of_two(size))
     fail("ddl::sum_over_ranks", "the number of ranks", std::to_string(size), "a power of two");
   buffer.resize(values.size() / 2 + 1);
   struct Half {

@@ -149,12 +149,12 @@ class ShardedStep {
 
   static Index own_shards(Index shards, const Communicator* ranks) {
     if (!ranks) return shards;
-    const Index size = ranks->size(), power = floor_power_of_two(shards);
-    if (floor_power_of_two(size) != size || power != shards || size > shards)
+    const Index size = ranks->size();
+    const bool divisible = is_power_of_two(shards);
+    if (!divisible || !is_power_of_two(size) || size > shards)
       fail("ddl::fit", "the number of ranks", std::to_string(size),
-           power == shards
-               ? "a power of two of at most " + std::to_string(shards) + ", the number of shards"
-               : "1, as the number of shards, " + std::to_string(shards) + ", is not a power of two");
+           divisible ? "a power of two of at most " + std::to_string(shards) + ", the number of shards"
+                     : "1, as the number of shards, " + std::to_string(shards) + ", is not a power of two");
     return shards / size;
   }
 
