@@ -8,6 +8,7 @@
 #include "ddl/train/fit.hpp"
 #include "ddl/train/loss.hpp"
 #include "support/layer_suite.hpp"
+#include "support/token_models.hpp"
 
 using namespace ddl;
 using namespace ddl::test;
@@ -16,12 +17,6 @@ namespace {
 
 /// Each of them, one run of the test after the other.
 Variant any_variant() { return GENERATE(from_range(all_variants)); }
-
-std::vector<int> tokens_of(Index count, int seed = 3) {
-  std::vector<int> tokens(static_cast<std::size_t>(count));
-  for (std::size_t n = 0; n < tokens.size(); ++n) tokens[n] = static_cast<int>(n * n + std::size_t(seed)) % 5;
-  return tokens;
-}
 
 /// Two layers, a vocabulary of 5, sizes that differ from one another. Large eps, so that differences are smooth.
 DeltaTransformerSettings<> tiny(Variant variant, Index width = small_width) {
@@ -193,34 +188,7 @@ TEST_CASE("inference continues sequences as the pass over all of them", "[model]
   auto settings = tiny(variant);
   settings.update = update;
   const Model model = model_of(settings);
-  constexpr Index length = 90;  // more than a block of attention
-  const auto tokens = tokens_of(sequences * length);
-  auto tape = model.make_tape();
-  const Matrix<double> expected = model.forward({tokens, length}, tape);
-  Matrix<double> logits = Matrix<double>::Zero(5, expected.cols());
-  auto state = model.make_state(sequences, length);
-  std::vector<int> run;
-  const auto infer = [&](Index count) {
-    const Index begin = state.position;
-    run.clear();
-    for (Index s = 0; s < sequences; ++s)
-      run.insert(run.end(), tokens.begin() + s * length + begin, tokens.begin() + s * length + begin + count);
-    const Matrix<double>& next = model.infer(run, state);
-    for (Index s = 0; s < sequences; ++s)
-      logits.middleCols(s * length + begin, count) = next.middleCols(s * count, count);
-  };
-  SECTION("a prompt at once, then token by token, which allocates nothing after the first") {
-    infer(7);
-    infer(1);
-    CHECK(allocations_in([&] {
-            while (state.position < length) infer(1);
-          }) == 0);
-  }
-  SECTION("runs of tokens around the sizes of kernels and blocks") {
-    for (const Index count : {1, 2, 3, 4, 5, 64, 11}) infer(count);
-    CHECK(state.position == length);
-  }
-  CHECK(relative_error(logits, expected) <= 1e-12);
+  check_continues_sequences(model, sequences);
 }
 
 TEST_CASE("a copy of a state is a fork, and reset begins anew", "[model][transformer][infer]") {

@@ -7,6 +7,7 @@
 
 #include "ddl/core/thread_pool.hpp"
 #include "support/layer_suite.hpp"
+#include "support/token_models.hpp"
 
 using namespace ddl;
 using namespace ddl::test;
@@ -52,12 +53,6 @@ LanguageModelSettings plain(const std::string& mixer, bool tied = false) {
   settings.update = UpdateRule::additive;
   settings.tie_embeddings = tied;
   return settings;
-}
-
-std::vector<int> tokens_of(Index count) {
-  std::vector<int> tokens(static_cast<std::size_t>(count));
-  for (std::size_t n = 0; n < tokens.size(); ++n) tokens[n] = static_cast<int>(n * n + 3) % 5;
-  return tokens;
 }
 
 struct Layer : LayerBase<Model, Dynamic> {
@@ -123,34 +118,7 @@ TEST_CASE("inference continues sequences with every mixer", "[model][language_mo
   const Index sequences = GENERATE(Index(1), Index(3));
   CAPTURE(mixer, over_depth, sequences);
   const Model model = model_of(over_depth ? tiny(mixer, Variant::tc_ec) : plain(mixer));
-  constexpr Index length = 90;  // more than a block of attention, or a chunk
-  const auto tokens = tokens_of(sequences * length);
-  auto tape = model.make_tape();
-  const Matrix<double> expected = model.forward({tokens, length}, tape);
-  Matrix<double> logits = Matrix<double>::Zero(5, expected.cols());
-  auto state = model.make_state(sequences, length);
-  std::vector<int> run;
-  const auto infer = [&](Index count) {
-    const Index begin = state.position;
-    run.clear();
-    for (Index s = 0; s < sequences; ++s)
-      run.insert(run.end(), tokens.begin() + s * length + begin, tokens.begin() + s * length + begin + count);
-    const Matrix<double>& next = model.infer(run, state);
-    for (Index s = 0; s < sequences; ++s)
-      logits.middleCols(s * length + begin, count) = next.middleCols(s * count, count);
-  };
-  SECTION("a prompt at once, then token by token, which allocates nothing after the first") {
-    infer(7);
-    infer(1);
-    CHECK(allocations_in([&] {
-            while (state.position < length) infer(1);
-          }) == 0);
-  }
-  SECTION("runs of tokens around the sizes of kernels and blocks") {
-    for (const Index count : {1, 2, 3, 4, 5, 64, 11}) infer(count);
-    CHECK(state.position == length);
-  }
-  CHECK(relative_error(logits, expected) <= 1e-12);
+  check_continues_sequences(model, sequences);
 }
 
 TEST_CASE("every mixer gives the same bits on any number of threads", "[model][language_model][threads]") {
