@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/train/loss.hpp"
 
+#include <utility>
+
 #include "support/layer_suite.hpp"
 
 using namespace ddl;
@@ -130,4 +132,31 @@ TEST_CASE("losses refuse shapes and labels that do not fit, and write nothing th
   CHECK_THROWS_AS(softmax_cross_entropy(x, Labels{0, label}, grad), std::invalid_argument);
   CHECK((grad.array() == 7).all());
   CHECK((narrow.array() == 7).all());
+}
+
+TEST_CASE("the sums and gradients of the parts of a batch are those of the whole", "[train][loss]") {
+  const Matrix<double> x = random_matrix(3, 7, 2), target = random_matrix(3, 7, 1);
+  const std::vector<int> labels = {0, ignored_label, 2, 1, ignored_label, 2, 0};
+  Matrix<double> mse_grad(3, 7), ce_grad(3, 7);
+  const double mse = mean_squared_error(x, target, mse_grad), ce = softmax_cross_entropy(x, labels, ce_grad);
+  LossSum mse_sum, ce_sum;
+  for (const auto& [begin, count] : {std::pair<Index, Index>(0, 2), std::pair<Index, Index>(2, 5)}) {
+    const Matrix<double> part = x.middleCols(begin, count);
+    Matrix<double> grad(3, count);
+    mse_sum += mean_squared_error_sum(part, target.middleCols(begin, count), 21, grad);
+    CHECK(grad == mse_grad.middleCols(begin, count));
+    ce_sum += softmax_cross_entropy_sum(
+        part, std::span(labels).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), 5,
+        grad);
+    CHECK(grad == ce_grad.middleCols(begin, count));
+  }
+  CHECK(mse_sum.count == 21);
+  CHECK(ce_sum.count == 5);
+  CHECK(mse_sum.mean() == Catch::Approx(mse).epsilon(1e-14));
+  CHECK(ce_sum.mean() == Catch::Approx(ce).epsilon(1e-14));
+  Matrix<double> grad(3, 7);
+  CHECK_THROWS_WITH(mean_squared_error_sum(x, target, 0, grad),
+                    "ddl::mean_squared_error: the normalizer is 0, expected a number above 0");
+  CHECK_THROWS_WITH(softmax_cross_entropy_sum(x, labels, 0, grad),
+                    "ddl::softmax_cross_entropy: the normalizer is 0, expected a number above 0");
 }
