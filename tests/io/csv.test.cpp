@@ -133,6 +133,8 @@ TEST_CASE("what is no finite number is an error with its place", "[io][csv][erro
         parse("a;b\n1;2\n3;\"" + text + "\"\n"),
         "NAME: line 3, column \"b\" is " + detail::in_quotes(text) + ", expected a finite number");
   CHECK_THROWS_WITH(parse("a,b\n1,2\n3,\0\n"s), ContainsSubstring(R"(is "\x00")"));
+  CHECK_THROWS_WITH(parse("h\xc3\xb6he,b\n\xe2\x82\xac,2\n"),
+                    ContainsSubstring("column \"h\xc3\xb6he\" is \"\xe2\x82\xac\", expected"));
 }
 
 TEST_CASE("text that is no table is refused", "[io][csv][errors]") {

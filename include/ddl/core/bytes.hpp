@@ -36,8 +36,9 @@ template <class T, class Byte>
 T load_little(const Byte* from) noexcept {
   return load<T>(from, std::endian::little);
 }
-template <class T>
-void store_little(T value, std::byte* to) noexcept {
+template <class T, class Byte>
+void store_little(T value, Byte* to) noexcept {
+  static_assert(sizeof(Byte) == 1);
   auto bytes = Eigen::numext::bit_cast<std::array<std::byte, sizeof(T)>>(value);
   if constexpr (std::endian::native == std::endian::big) std::reverse(bytes.begin(), bytes.end());
   std::memcpy(to, bytes.data(), sizeof(T));

@@ -190,11 +190,11 @@ std::string npy_bytes(const Eigen::DenseBase<Derived>& values) {
   std::string bytes = "\x93NUMPY";
   bytes += {'\x01', '\x00', static_cast<char>(header.size() % 256), static_cast<char>(header.size() / 256)};
   bytes += header;
-  bytes.reserve(bytes.size() + static_cast<std::size_t>(matrix.size()) * sizeof(Scalar));
+  std::size_t at = bytes.size();
+  bytes.resize(at + static_cast<std::size_t>(matrix.size()) * sizeof(Scalar));
   for (const Scalar value : matrix.reshaped()) {
-    auto element = Eigen::numext::bit_cast<std::array<char, sizeof(Scalar)>>(value);
-    if constexpr (std::endian::native == std::endian::big) std::reverse(element.begin(), element.end());
-    bytes.append(element.data(), element.size());
+    detail::store_little(value, bytes.data() + at);
+    at += sizeof(Scalar);
   }
   return bytes;
 }

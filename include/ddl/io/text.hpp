@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -12,6 +11,7 @@
 
 #include "ddl/core/check.hpp"
 #include "ddl/io/messages.hpp"
+#include "ddl/io/utf8.hpp"
 
 namespace ddl {
 
@@ -36,46 +36,14 @@ inline std::string text_of_bytes(std::span<const int> tokens) {
 
 namespace detail {
 
-/// The character that begins at `at`, which is moved behind it. Strict UTF-8: the shortest form, no surrogates.
+/// The character that begins at `at`, which is moved behind it. @throws FileError if there is none.
 inline char32_t next_character(std::string_view text, std::size_t& at, const std::string& file) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned lead = byte(at);
-  const std::size_t length = lead < 0x80             ? 1
-                             : (lead & 0xe0) == 0xc0 ? 2
-                             : (lead & 0xf0) == 0xe0 ? 3
-                             : (lead & 0xf8) == 0xf0 ? 4
-                                                     : 0;
-  constexpr std::array<char32_t, 5> least = {0, 0, 0x80, 0x800, 0x10000};
-  char32_t character = length < 2 ? lead : lead & (0x7fu >> length);
-  bool is_valid = length > 0 && length <= text.size() - at;
-  for (std::size_t i = 1; is_valid && i < length; ++i) {
-    is_valid = (byte(at + i) & 0xc0) == 0x80;
-    character = character << 6 | (byte(at + i) & 0x3fu);
-  }
-  if (!is_valid || character < least[length] || character > 0x10ffff ||
-      (character >= 0xd800 && character < 0xe000))
-    fail_file(file, "byte " + std::to_string(at) + " is " + std::to_string(lead) + ", expected UTF-8");
-  at += length;
-  return character;
-}
-
-inline void append_character(std::string& text, char32_t character) {
-  const auto rest = [&](int shift) { text += static_cast<char>(0x80 | (character >> shift & 0x3f)); };
-  if (character < 0x80) {
-    text += static_cast<char>(character);
-  } else if (character < 0x800) {
-    text += static_cast<char>(0xc0 | character >> 6);
-    rest(0);
-  } else if (character < 0x10000) {
-    text += static_cast<char>(0xe0 | character >> 12);
-    rest(6);
-    rest(0);
-  } else {
-    text += static_cast<char>(0xf0 | character >> 18);
-    rest(12);
-    rest(6);
-    rest(0);
-  }
+  const auto character = decode_utf8(text.substr(at));
+  if (!character)
+    fail_file(file, "byte " + std::to_string(at) + " is " +
+                        std::to_string(static_cast<unsigned char>(text[at])) + ", expected UTF-8");
+  at += character->bytes;
+  return character->code;
 }
 
 }  // namespace detail
@@ -99,7 +67,7 @@ class Vocabulary {
   /// All of them as UTF-8.
   std::string characters() const {
     std::string text;
-    for (const char32_t character : characters_) detail::append_character(text, character);
+    for (const char32_t character : characters_) detail::append_utf8(text, character);
     return text;
   }
 
@@ -128,7 +96,7 @@ class Vocabulary {
       if (token < 0 || token >= size())
         fail("ddl::Vocabulary::decode", "a token", std::to_string(token),
              "0 to " + std::to_string(size() - 1));
-      detail::append_character(text, characters_[static_cast<std::size_t>(token)]);
+      detail::append_utf8(text, characters_[static_cast<std::size_t>(token)]);
     }
     return text;
   }
