@@ -94,7 +94,10 @@ TEMPLATE_TEST_CASE("infer takes an input of any strides and any expression, and 
   };
   check("a vector", x);
   check("a fixed vector", Eigen::Matrix<float, inputs, 1>(x));
-  check("a row of a frame buffer", frames.row(3).transpose());
+  check("a row of a frame buffer", frames.row(3));
+  check("a row of a row-major frame buffer, doubled", 2.0f * rows.row(3));
+  check("a row vector", Eigen::RowVectorXf(frames.row(3)));
+  check("a row of a frame buffer, transposed", frames.row(3).transpose());
   check("a row of a row-major one", rows.row(3).transpose());
   check("a map", Eigen::Map<const Vector<float>>(raw, inputs));
   check("a map with a stride", strided);
@@ -179,6 +182,8 @@ TEMPLATE_TEST_CASE("infer ends the program with a message where input or state d
   };
   says(last_words([&] { net.infer(Vector<float>::Ones(5), state); }), "x is 5 x 1, expected 6 x 1");
   says(last_words([&] { net.infer(Vector<float>::Ones(60000), state); }), "x is 60000 x 1, expected 6 x 1");
+  says(last_words([&] { net.infer(Eigen::RowVectorXf::Ones(5), state); }), "x is 5 x 1, expected 6 x 1");
+  says(last_words([&] { net.infer(Matrix<float>::Ones(1, 6), state); }), "x is 1 x 6, expected 6 x 1");
   says(last_words([&] { net.infer(Vector<float>(), state); }), "x is 0 x 1, expected 6 x 1");
   says(last_words([&] { net.infer(Matrix<float>::Ones(6, 4), state); }), "x is 6 x 4, expected 6 x 1");
   says(last_words([&] { net.infer(x.transpose(), several); }), "x is 1 x 6, expected 6 x 6");

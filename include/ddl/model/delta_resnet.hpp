@@ -174,14 +174,16 @@ struct DeltaResNet : DeltaStack<Block> {
   }
 
   /// forward for real-time use: continues each sequence of the state by x.cols() / sequences samples. x may be any
-  /// expression, with any strides. It never throws: a shape that does not fit, or a state of another net, ends the program
-  /// with the message of the exception. One sample at a time never allocates, nor does a number of samples that the state
-  /// has seen before on the same thread.
+  /// expression, with any strides; one sample may also be a row vector, 1 x inputs. It never throws: a shape that does not
+  /// fit, or a state of another net, ends the program with the message of the exception. One sample at a time never
+  /// allocates, nor does a number of samples that the state has seen before on the same thread.
   /// @return the logits, outputs x N, which live in the state.
   template <class Derived, int Tokens>
   const Matrix<Scalar, Dynamic, Tokens>& infer(const Eigen::MatrixBase<Derived>& x, State<Tokens>& state,
                                                const ExecutorRef& executor = {}) const noexcept {
     static_assert(std::is_same_v<typename Derived::Scalar, Scalar>, "ddl: x has the scalars of the net");
+    if constexpr (Tokens == 1 && Derived::RowsAtCompileTime == 1 && Derived::ColsAtCompileTime != 1)
+      return infer(x.transpose(), state, executor);
     constexpr const char* where = "ddl::DeltaResNet::infer";
     try {
       TapeUse::check_model(where, sizes());
