@@ -5,7 +5,8 @@
 /// Every benchmark first compares outputs and last states; if they differ by more than 1e-4, relative to ggml's, the
 /// program says so and exits with 1. `ggml` is ggml's time over ours, per_token_head our time for one token and head. Both
 /// start from states of zeros and return the last ones. Without decay ggml is given a decay of 1, as it has no other way.
-/// `infer` keeps nothing for a backward pass, like ggml, which has none; `forward` keeps what backward needs.
+/// `infer` keeps nothing for a backward pass, like ggml, which has none; `forward` keeps what backward
+/// needs. ggml's time includes that of starting its graph, which matters where there is one token.
 #include <ggml-cpu.h>
 #include <ggml.h>
 
@@ -22,8 +23,7 @@ using Matrix = ddl::Matrix<float>;
 /// A graph of one GATED_DELTA_NET. A tensor of ggml lies in memory as our matrix does: channel, head, token.
 class Graph {
  public:
-  Graph(const bench::Scan<float>& scan, Index d, Index T, Index heads, int threads)
-      : d_(d), T_(T), heads_(heads) {
+  Graph(const bench::Scan<float>& scan, Index d, Index T, Index heads) : d_(d), T_(T), heads_(heads) {
     const auto& x = scan.inputs();
     ggml_init_params settings{};
     settings.mem_size = std::size_t(4 * 4 * heads * d * T + 3 * 4 * heads * d * d) + (std::size_t(1) << 20);
@@ -35,7 +35,7 @@ class Graph {
         tensor(Matrix::Zero(d, d * heads), d, d, heads), /*K=*/1);
     graph_ = ggml_new_graph(context_);
     ggml_build_forward_expand(graph_, result_);
-    plan_ = ggml_graph_plan(graph_, threads, nullptr);
+    plan_ = ggml_graph_plan(graph_, /*n_threads=*/1, nullptr);
     work_.resize(plan_.work_size);
     plan_.work_data = work_.data();
   }
@@ -73,20 +73,18 @@ void compare(const char* what, const auto& ours, const auto& theirs) {
   std::exit(1);
 }
 
-/// Arguments: d = m, tokens, heads, whether there is decay, threads.
+/// Arguments: d = m, tokens, heads, whether there is decay. On one thread.
 void scan(benchmark::State& state, Pass pass) {
-  const Index d = state.range(0), T = state.range(1), heads = state.range(2), threads = state.range(4);
+  const Index d = state.range(0), T = state.range(1), heads = state.range(2);
   bench::Scan<float> ours(d, d, T, 1, heads, state.range(3) != 0);
-  Graph theirs(ours, d, T, heads, static_cast<int>(threads));
-  bench::with_threads(threads, [&](const auto& executor) {
-    const auto run = [&] { ours.run(pass, ddl::ScanKernel::automatic, executor); };
-    run();
-    theirs.run();
-    compare("output", ours.output(), theirs.output());
-    for (Index h = 0; h < heads; ++h)
-      compare("state", ours.state().middleCols(h * d, d).transpose(), theirs.state(h));
-    bench::paired(state, run, {bench::Contestant("ggml", [&] { theirs.run(); })});
-  });
+  Graph theirs(ours, d, T, heads);
+  const auto run = [&] { ours.run(pass, ddl::ScanKernel::automatic, ddl::Serial{}); };
+  run();
+  theirs.run();
+  compare("output", ours.output(), theirs.output());
+  for (Index h = 0; h < heads; ++h)
+    compare("state", ours.state().middleCols(h * d, d).transpose(), theirs.state(h));
+  bench::paired(state, run, {bench::Contestant("ggml", [&] { theirs.run(); })});
   state.counters["per_token_head"] =
       benchmark::Counter(double(ours.tokens_and_heads()),
                          benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
@@ -97,11 +95,11 @@ void scan(benchmark::State& state, Pass pass) {
 int main(int argc, char** argv) {
   for (const auto& [name, pass] : {std::pair{"infer", Pass::infer}, {"forward", Pass::forward}}) {
     auto* scans = bench::add(name, [pass = pass](auto& state) { scan(state, pass); });
-    scans->ArgNames({"d", "T", "heads", "decay", "threads"});
+    scans->ArgNames({"d", "T", "heads", "decay"});
     for (const Index d : {64, 128})
       for (const Index decay : {0, 1}) {
-        for (const Index threads : bench::thread_counts()) scans->Args({d, 512, 8, decay, threads});
-        if (pass == Pass::infer) scans->Args({d, 1, 8, decay, 1});  // decoding
+        scans->Args({d, 512, 8, decay});
+        if (pass == Pass::infer) scans->Args({d, 1, 8, decay});  // decoding
       }
   }
   return bench::run(argc, argv);

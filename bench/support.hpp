@@ -12,7 +12,9 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <ddl/core/executor.hpp>
 #include <ddl/core/random.hpp>
@@ -21,6 +23,7 @@
 #include <functional>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -63,21 +66,21 @@ inline std::string simd() {
 
 inline Index hardware_threads() { return (std::max)(1u, std::thread::hardware_concurrency()); }
 
-/// Google Benchmark prints these lines before the first benchmark, and writes them into its JSON.
-inline void describe_environment() {
-  benchmark::AddCustomContext("compiler", compiler());
-  benchmark::AddCustomContext("flags", DDL_BUILD_FLAGS);
-  benchmark::AddCustomContext("simd", simd());
-  benchmark::AddCustomContext("eigen", std::to_string(EIGEN_WORLD_VERSION) + '.' +
-                                           std::to_string(EIGEN_MAJOR_VERSION) + '.' +
-                                           std::to_string(EIGEN_MINOR_VERSION));
+/// What the figures depend on, by name.
+inline std::vector<std::pair<std::string, std::string>> environment() {
 #ifdef EIGEN_USE_BLAS
-  benchmark::AddCustomContext("blas", "yes");
+  const char* blas = "yes";
 #else
-  benchmark::AddCustomContext("blas", "no");
+  const char* blas = "no";
 #endif
-  benchmark::AddCustomContext("processor", processor());
-  benchmark::AddCustomContext("hardware_threads", std::to_string(hardware_threads()));
+  return {{"compiler", compiler()},
+          {"flags", DDL_BUILD_FLAGS},
+          {"simd", simd()},
+          {"eigen", std::to_string(EIGEN_WORLD_VERSION) + '.' + std::to_string(EIGEN_MAJOR_VERSION) + '.' +
+                        std::to_string(EIGEN_MINOR_VERSION)},
+          {"blas", blas},
+          {"processor", processor()},
+          {"hardware_threads", std::to_string(hardware_threads())}};
 }
 
 /// OpenBLAS has threads of its own, which libtorch wants and a thread pool does not. With another BLAS nothing happens.
@@ -88,16 +91,64 @@ inline void set_blas_threads([[maybe_unused]] Index threads) {
 #endif
 }
 
+/// A row for each benchmark: name, time, rates, and its other counters, which are times of what it is compared with over
+/// its own, or shares.
+class TableReporter : public benchmark::BenchmarkReporter {
+ public:
+  bool ReportContext(const Context&) override {
+    std::printf("\n%s:", Context::executable_name);
+    for (const auto& [name, value] : environment()) std::printf(" %s %s;", name.c_str(), value.c_str());
+    std::printf("\n%-58s %10s  %-27s %s\n", "benchmark", "time", "rate",
+                "times of others over ours, and shares");
+    return true;
+  }
+
+  void ReportRuns(const std::vector<Run>& runs) override {
+    for (const Run& run : runs) {
+      const auto& [function, args] = std::tie(run.run_name.function_name, run.run_name.args);
+      const double seconds = run.GetAdjustedRealTime() / benchmark::GetTimeUnitMultiplier(run.time_unit);
+      std::string rates, others;
+      for (const auto& [name, counter] : run.counters) {
+        if (name.ends_with("_median")) continue;
+        const bool is_time = counter.flags & benchmark::Counter::kInvert;
+        if (name.find("per_") != std::string::npos)
+          rates += name + ' ' + with_prefix(counter.value, is_time ? "s" : "") + ' ';
+        else
+          others += name + ' ' + with_prefix(counter.value, "") + "  ";
+      }
+      std::printf("%-58s %10s  %-27s %s\n", (function + (args.empty() ? "" : "/") + args).c_str(),
+                  with_prefix(seconds, "s").c_str(), rates.c_str(), others.c_str());
+      std::fflush(stdout);
+    }
+  }
+
+ private:
+  /// Three digits and a decimal prefix, as 1.54 ms; plain below 1000 without a unit.
+  static std::string with_prefix(double value, const std::string& unit) {
+    static constexpr std::array<const char*, 7> prefixes{"n", "u", "m", "", "k", "M", "G"};
+    std::size_t i = 3;
+    for (; value >= 999.5 && i + 1 < prefixes.size(); ++i) value /= 1000;
+    for (; !unit.empty() && value > 0 && value < 0.9995 && i > 0; --i) value *= 1000;
+    char digits[32];
+    std::snprintf(digits, sizeof(digits), "%.3g", value);
+    const std::string suffix = prefixes[i] + unit;
+    return suffix.empty() ? digits : digits + (' ' + suffix);
+  }
+};
+
 /// The main function of every benchmark. Those whose arguments are worked out at run time register themselves
-/// in `prepare`.
+/// in `prepare`. With --table as first argument, the results are a table without Google Benchmark's columns.
 inline int run(
     int argc, char** argv, const std::function<void()>& prepare = [] {}) {
+  const bool as_table = argc > 1 && std::strcmp(argv[1], "--table") == 0;
+  if (as_table) std::rotate(argv, argv + 1, argv + 2), ++argv, --argc;
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  describe_environment();
+  for (const auto& [name, value] : environment()) benchmark::AddCustomContext(name, value);
   set_blas_threads(1);  // the pool's threads call it side by side
   prepare();
-  benchmark::RunSpecifiedBenchmarks();
+  TableReporter table;
+  benchmark::RunSpecifiedBenchmarks(as_table ? &table : nullptr);
   benchmark::Shutdown();
   return 0;
 }
