@@ -129,11 +129,20 @@ def compare(lib, threads, d, decay):
     lib.ddl_free(scan)
 
 
+def blas():
+    """The library that PyTorch multiplies by, where the system tells: Debian's default one is slow, OpenBLAS is not."""
+    try:
+        with open("/proc/self/maps") as file:
+            return ", ".join(sorted({os.path.realpath(line.split()[-1]) for line in file if "blas" in line})) or "built in"
+    except OSError:
+        return "unknown"
+
+
 def main():
     options = arguments(__doc__)
     torch.set_num_threads(options.threads)
     lib = load(build_library("scan_library.cpp", options.eigen, options.flags))
-    print(f"PyTorch {torch.__version__}, {options.threads} of {os.cpu_count()} hardware threads")
+    print(f"PyTorch {torch.__version__}, {options.threads} of {os.cpu_count()} hardware threads, BLAS: {blas()}")
     print("\n| d | decay | ns a token and head | ddl | PyTorch, rows | PyTorch, solve | rows / ddl | solve / ddl |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for d in (64, 128):
