@@ -4,6 +4,10 @@
 /// over several seeds.
 #include <ddl/train/observers.hpp>
 
+#if __has_include(<malloc.h>)
+#include <malloc.h>
+#endif
+
 #include "classification.hpp"
 #include "plots.hpp"
 
@@ -21,6 +25,7 @@ struct Residual {
   ddl::UpdateRule kind;
   Index parameters = 0;
   double flops = 0;  ///< of a training step: products, and the update
+  double bytes = 0;  ///< of the tape, for each sample and layer; 0 where it cannot be measured
   std::vector<Run> runs = {};
 
   template <class F>
@@ -44,11 +49,30 @@ double flops_of_step(const Net& net, Index batch) {
   return double(batch) * (products + 2 * sums * double(net.width() * net.value_channels() * net.depth()));
 }
 
-Run train(Trainer& trainer, const Problem& problem, const ddl::ThreadPool& pool, const std::string& title) {
+/// What the heap holds, in bytes; 0 where the C library does not tell.
+double heap_bytes() {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
+  const auto info = mallinfo2();
+  return double(info.uordblks) + double(info.hblkhd);
+#else
+  return 0;
+#endif
+}
+
+/// What a tape holds for each sample and layer: what a copy of it allocates.
+double bytes_of(const Net::Tape<>& tape, Index depth) {
+  const double before = heap_bytes();
+  const Net::Tape<> copy = tape;
+  return (heap_bytes() - before) / double(copy.logits.cols() * std::max(depth, Index(1)));
+}
+
+Run train(Trainer& trainer, const Problem& problem, const ddl::ThreadPool& pool, const std::string& title,
+          double& tape_bytes) {
   Run result;
   ddl::ProgressBar bar({.title = title});
   const Index every = std::max(Index(1), trainer.fit.steps / 20);
   const auto measure = [&](const auto& context) {
+    if (context.report.step == 1) tape_bytes = bytes_of(context.tape, context.run.model.depth());
     if (context.report.step % every == 0)
       result.curve.emplace_back(context.report.step,
                                 evaluate(context.run.model, problem.test.view(), pool).loss);
@@ -91,6 +115,8 @@ void print_table(const std::vector<Residual>& all, int seeds) {
   };
   number("parameters", "%.0f", [](const Residual& r) { return double(r.parameters); });
   number("Mflop a step", "%.1f", [](const Residual& r) { return r.flops / 1e6; });
+  if (all.front().bytes > 0)
+    number("tape, bytes a sample and layer", "%.0f", [](const Residual& r) { return r.bytes; });
   std::printf("\n\nPaired over seeds (delta minus control; mean +- standard error)\n");
   for (std::size_t i = 1; i < all.size(); ++i) {
     std::vector<double> differences;
@@ -124,6 +150,7 @@ void write_results(const std::string& output, const Options& options, const std:
     document["residuals"].push_back({{"residual", name_of(residual.kind)},
                                      {"parameters", residual.parameters},
                                      {"flops_per_step", residual.flops},
+                                     {"tape_bytes_per_sample_and_layer", residual.bytes},
                                      {"runs", runs}});
   }
   training::write_json(output + ".json", document);
@@ -163,7 +190,7 @@ int main(int argc, char** argv) {
           residual.parameters = parameter_count(net);
           residual.flops = flops_of_step(net, options.batch);
           const std::string title = "seed " + std::to_string(seed) + " " + name_of(residual.kind);
-          residual.runs.push_back(train(trainer, problem, pool, title + " "));
+          residual.runs.push_back(train(trainer, problem, pool, title + " ", residual.bytes));
           std::printf("%-20s correct %.2f %%, %.1f s\n", title.c_str(),
                       100 * residual.runs.back().test.accuracy, residual.runs.back().seconds);
           std::fflush(stdout);
