@@ -105,6 +105,7 @@ class TableReporter : public benchmark::BenchmarkReporter {
 
   void ReportRuns(const std::vector<Run>& runs) override {
     for (const Run& run : runs) {
+      if (run.run_type == Run::RT_Aggregate) continue;
       const auto& [function, args] = std::tie(run.run_name.function_name, run.run_name.args);
       const double seconds = run.GetAdjustedRealTime() / benchmark::GetTimeUnitMultiplier(run.time_unit);
       std::string rates, others;
