@@ -13,9 +13,9 @@
 
 namespace ddl {
 
-/// A group of processes (ranks) that run the same program. An implementation provides three functions: ddl::mpi::World
-/// (ddl/mpi/world.hpp) does so over MPI. All functions below are collective: every rank calls them, in the same order,
-/// with the same sizes.
+/// A group of processes (ranks) that run the same program. ddl::mpi::Communicator (ddl/mpi/communicator.hpp) is one over MPI;
+/// a class of one's own has the three functions below. All functions of this file are collective: every rank calls them, in
+/// the same order, with the same sizes.
 class Communicator {
  public:
   virtual ~Communicator() = default;
