@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "ddl/core/check.hpp"
@@ -81,6 +82,14 @@ void broadcast(Communicator& ranks, std::span<T> values) {
     else if (rank >= distance && rank < 2 * distance)
       ranks.exchange(rank - distance, {}, std::as_writable_bytes(values));
   }
+}
+
+/// The values of all ranks, by rank. @throws as sum_over_ranks does.
+inline std::vector<std::uint64_t> gather(Communicator& ranks, std::uint64_t value) {
+  std::vector<std::uint64_t> all(static_cast<std::size_t>(ranks.size())), buffer;
+  all[static_cast<std::size_t>(ranks.rank())] = value;
+  sum_over_ranks(ranks, std::span(all), buffer);
+  return all;
 }
 
 }  // namespace ddl
