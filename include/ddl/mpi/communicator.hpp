@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <cstdio>
 #include <exception>
@@ -182,8 +183,11 @@ int run(const std::string& program, const F& f) {
     message = error.what();
   } catch (...) {
   }
-  // An error that all ranks have in common is told by rank 0, which ends the others meanwhile.
-  if (ranks.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+  // An error that all ranks have in common is told by rank 0. MPI ends the others by SIGTERM meanwhile.
+  if (ranks.rank() != 0) {
+    std::signal(SIGTERM, SIG_DFL);
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+  }
   std::fflush(stdout);
   std::fprintf(stderr, "%s: rank %ld of %ld: %s\n", program.c_str(), long(ranks.rank()), long(ranks.size()),
                message.c_str());
