@@ -135,7 +135,7 @@ errors() {
 # resumed on any number of ranks and threads to its end. Its last checkpoint is that of the undisturbed run.
 kills() {
   local kills=${1:-50} done=0 again=0 ranks=4 threads rank before
-  steps=400
+  steps=1000
   train_on 1 1 reference
   local shapes=("1 1" "1 2" "2 1" "2 2" "4 1" "8 1")
   RANDOM=${SEED:-1}
@@ -152,13 +152,13 @@ kills() {
         [ $status = 0 ] && break # it had ended but for MPI_Finalize
         done=$((done + 1))
         grep -qE "rank $rank|signal 9" err || fail "the message does not name rank $rank"
-        echo "kill $done: rank $rank of $ranks, ended after $((($(date +%s%N) - before) / 1000000)) ms, $(find c -name 'check*' | sort | tail -n 1)"
+        echo "kill $done: rank $rank of $ranks, ended after $((($(date +%s%N) - before) / 1000000)) ms, $(find c -name 'check*' 2>/dev/null | sort | tail -n 1)"
       else
         ended 60
         [ $status = 0 ] || fail "status $status of a run without a kill"
         break
       fi
-      find c -name '*.tmp*' | grep -q . && again=$((again + 1))
+      find c -name '*.tmp*' 2>/dev/null | grep -q . && again=$((again + 1))
       [ $done -ge "$kills" ] && break
       [ $((RANDOM % 3)) = 0 ] || break
       read -r ranks threads <<<"${shapes[$((3 + RANDOM % 3))]}" # to be killed again, on 2 or more ranks
