@@ -28,8 +28,9 @@ launch() {
   shift
   if [ "$ranks" = 1 ]; then "$@" >out 2>err; else timeout -s KILL 60 "$mpirun" -n "$ranks" "$@" >out 2>err; fi
 }
+seq 10000 >text
 small=("$bin/train_lm" --layers 1 --width 16 --heads 2 --context 16 --batch 8 --sample 0 --windows 8)
-train=("${small[@]}" --shards 8)
+train=("${small[@]}" --shards 8 --text text)
 steps=20
 # train_on RANKS THREADS FOLDER [OPTIONS]
 train_on() {
@@ -116,18 +117,20 @@ errors() {
   launch 3 "${train[@]}" --steps 5 && fail "3 ranks for 8 shards"
   says err "train_lm: rank 0 of 3: ddl::fit: the number of ranks is 3, expected a power of two of at most 8, the number of shards"
   times 1 err "the number of ranks is 3" # and no other rank says so
-  launch 4 "${small[@]}" --steps 5 --shards 2 && fail "4 ranks for 2 shards"
+  launch 4 "${small[@]}" --text text --shards 2 && fail "4 ranks for 2 shards"
   says err "the number of ranks is 4, expected a power of two of at most 2, the number of shards"
   launch 2 "${train[@]}" --steps none && fail "--steps none"
   times 1 err "--steps: is none, expected"
   train_on 2 1 c
   launch 4 "${train[@]}" --steps 5 --checkpoint c && fail "a folder of another run" # an error of rank 0 alone
   says err "train_lm: rank 0 of 4: c: holds checkpoints of an earlier run"
-  echo "$(seq 3000)" >text
-  # Two programs in one job: rank 1 has another text.
-  timeout -s KILL 60 "$mpirun" -n 1 "${train[@]}" --steps 5 : -n 1 "${train[@]}" --steps 5 --text text >out 2>err && fail "two texts"
+  seq 9000 >other
+  two_texts() { # rank 1 has the text "$1"
+    timeout -s KILL 60 "$mpirun" -n 1 "${train[@]}" : -n 1 "${small[@]}" --shards 8 --text "$1" >out 2>err
+  }
+  two_texts other && fail "two texts"
   says err "the data of rank 1 differ from those of rank 0"
-  timeout -s KILL 60 "$mpirun" -n 1 "${train[@]}" --steps 5 : -n 1 "${train[@]}" --steps 5 --text none >out 2>err && fail "no text"
+  two_texts none && fail "no text" # an error of rank 1 alone
   says err "train_lm: rank 1 of 2: none: "
 }
 
