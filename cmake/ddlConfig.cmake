@@ -1,5 +1,5 @@
 # find_package(ddl) gives ddl::ddl, which needs Eigen, and ddl::io where nlohmann_json is found.
-# With COMPONENTS io it is an error if there is no ddl::io.
+# With COMPONENTS io it is an error if there is no ddl::io. MPI is looked for with COMPONENTS mpi only: it gives ddl::mpi.
 
 # Asked for without a version: Eigen 3.4 accepts no version range and refuses to stand in for another major version.
 if(NOT TARGET Eigen3::Eigen)
@@ -23,9 +23,20 @@ if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/ddl_ioTargets.cmake)
   endif()
 endif()
 
+set(ddl_mpi_FOUND FALSE)
+if("mpi" IN_LIST ddl_FIND_COMPONENTS AND EXISTS ${CMAKE_CURRENT_LIST_DIR}/ddl_mpiTargets.cmake)
+  if(NOT TARGET MPI::MPI_CXX)
+    find_package(MPI QUIET COMPONENTS CXX)
+  endif()
+  if(TARGET MPI::MPI_CXX)
+    include(${CMAKE_CURRENT_LIST_DIR}/ddl_mpiTargets.cmake)
+    set(ddl_mpi_FOUND TRUE)
+  endif()
+endif()
+
 foreach(component IN LISTS ddl_FIND_COMPONENTS)
   if(ddl_FIND_REQUIRED_${component} AND NOT ddl_${component}_FOUND)
     set(ddl_FOUND FALSE)
-    set(ddl_NOT_FOUND_MESSAGE "this ddl has no usable component '${component}' (io needs nlohmann_json)")
+    set(ddl_NOT_FOUND_MESSAGE "this ddl has no usable component '${component}' (io needs nlohmann_json, mpi needs MPI)")
   endif()
 endforeach()

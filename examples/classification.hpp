@@ -175,7 +175,7 @@ struct Options {
   std::string data, label;
   Index train_count = 0;
   Index width = 64, value_channels = 4, depth = 6, hidden = 128;
-  Index batch = 64, epochs = 40, shift = 2;
+  Index batch = 64, shards = 1, epochs = 40, shift = 2;
   double learning_rate = 2e-3, weight_decay = 0.05;
   Index threads = static_cast<Index>(std::max(1u, std::thread::hardware_concurrency()));
   int seeds = 1;
@@ -192,6 +192,8 @@ struct Options {
     options::add(app, "--depth", depth, options::size, "number of blocks");
     options::add(app, "--hidden", hidden, options::size, "width of the sublayers' hidden layer");
     options::add(app, "--batch", batch, options::size, "samples a step");
+    options::add(app, "--shards", shards, options::size,
+                 "parts of a batch that threads compute side by side");
     options::add(app, "--epochs", epochs, options::size, "times that every sample is seen");
     options::add(app, "--threads", threads, options::threads, "threads");
     options::add(app, "--seeds", seeds, options::Range<int>{1}, "number of seeds");
@@ -228,6 +230,7 @@ struct Options {
             {"depth", depth},
             {"hidden", hidden},
             {"batch", batch},
+            {"shards", shards},
             {"epochs", epochs},
             {"shift", shift},
             {"learning_rate", learning_rate},
@@ -321,7 +324,10 @@ struct Trainer {
         run(Net(net_settings(settings), static_cast<std::uint64_t>(seed)),
             {.weight_decay = options.weight_decay}),
         batches(problem.train.view(),
-                {.batch_size = options.batch, .seed = static_cast<std::uint64_t>(seed), .keep_short = false},
+                {.batch_size = options.batch,
+                 .seed = static_cast<std::uint64_t>(seed),
+                 .keep_short = false,
+                 .shards = options.shards},
                 problem.image_side, options.shift) {
     settings["seed"] = seed;
     fit.steps = options.epochs * batches.sampler().batches_per_epoch();

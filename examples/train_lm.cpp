@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /// @file  Trains a DDL Transformer, or one of its controls, to predict the next byte or character of a text. Its tokens are
-/// mixed by attention or by the delta rule over time.
+/// mixed by attention or by the delta rule over time. On several machines: mpirun -n 4 train_lm --shards 4 ...
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -14,6 +14,7 @@
 
 #include "language.hpp"
 #include "options.hpp"
+#include "ranks.hpp"
 
 namespace {
 
@@ -98,8 +99,11 @@ ddl::Memory memory_of(const std::string& name) {
                                           : ddl::Memory::training;
 }
 
-int train(int argc, char** argv) {
+/// Of several ranks, the first one logs, validates, and reads and writes checkpoints.
+int train(int argc, char** argv, ddl::Communicator* ranks) {
+  const bool is_first = !ranks || ranks->rank() == 0;
   Options o;
+  if (ranks) o.threads = 1;
   CLI::App app("Trains a DDL Transformer on a text.");
   const auto* const resume = add_options(app, o);
   CLI11_PARSE(app, argc, argv);
@@ -136,7 +140,7 @@ int train(int argc, char** argv) {
                                    {"characters", coder.characters()}};
   const ddl::ThreadPool pool(o.threads);
   std::optional<ddl::Checkpoints> checkpoints;
-  if (!o.checkpoint.empty())
+  if (is_first && !o.checkpoint.empty())
     checkpoints.emplace(o.checkpoint,
                         ddl::CheckpointSettings{.every = o.checkpoint_every,
                                                 .keep = o.keep,
@@ -153,26 +157,26 @@ int train(int argc, char** argv) {
               long(coder.size()));
   std::printf(
       "%s, %s: %ld layers of width %ld, %ld heads, m = %ld, %ld parameters; %ld steps of %ld x %ld tokens; "
-      "%ld "
-      "threads\n\n",
+      "%s%ld threads\n\n",
       o.variant.c_str(), o.mixer.c_str(), long(o.layers), long(o.width), long(o.heads),
       long(run.model.value_channels()), long(parameter_count(run.model)), long(o.steps), long(o.batch),
-      long(o.context), long(o.threads));
-  if (o.resumes && training::resume(*checkpoints, run, batches, o.resume)) {
+      long(o.context), (ranks ? std::to_string(ranks->size()) + " ranks of " : "").c_str(), long(o.threads));
+  if (o.resumes && checkpoints && training::resume(*checkpoints, run, batches, o.resume)) {
     std::printf("goes on from step %ld\n", long(run.step));
     const ddl::Checkpoint newest(ddl::checkpoints_in(o.checkpoint).back());
     training::check_steps("--steps", o.steps, run.step, training::setting<Index>(newest.settings(), "steps"));
   }
 
   std::optional<ddl::JsonLines> lines;
-  if (!o.json.empty()) {
+  if (is_first && !o.json.empty()) {
     lines.emplace(o.json, 10);
     lines->write({{"event", "begin"}, {"settings", settings}});
   }
-  ddl::ProgressBar bar({.unit = "tokens"});
+  std::optional<ddl::ProgressBar> bar;
+  if (is_first) bar.emplace(ddl::ProgressBarSettings{.unit = "tokens"});
   const auto validate = [&](const auto& context) {
     const Index step = context.report.step;
-    if (step % o.validate != 0 && step != o.steps) return;
+    if (!is_first || (step % o.validate != 0 && step != o.steps)) return;
     const double loss = text_loss(context.run.model, held_out, o.context, o.windows, pool);
     const double bits = loss / std::log(2.0) / bytes_per_token;
     std::printf(
@@ -192,15 +196,20 @@ int train(int argc, char** argv) {
                                     .steps = o.steps});
   const Index begun = run.step;
   const program::StopOnSignal stop;
-  const ddl::FitSettings fit{
-      .steps = o.steps, .learning_rate = schedule, .max_norm = 1, .memory = memory_of(o.memory)};
+  const ddl::FitSettings fit{.steps = o.steps,
+                             .learning_rate = schedule,
+                             .max_norm = 1,
+                             .memory = memory_of(o.memory),
+                             .ranks = ranks};
   const auto result = within_memory(
       o, [&] { return fit_on(pool, run, batches, fit, bar, checkpoints, lines, validate, stop); });
-  if (stop.caught()) {
-    std::fprintf(stderr, "stopped by a signal after step %ld%s\n", long(run.step),
-                 checkpoints ? ", which is saved; --resume goes on from it" : "");
+  if (result.stop_reason == ddl::StopReason::observer) {  // a signal came, to this rank or to another
+    if (is_first)
+      std::fprintf(stderr, "stopped by a signal after step %ld%s\n", long(run.step),
+                   checkpoints ? ", which is saved; --resume goes on from it" : "");
     return 1;
   }
+  if (!is_first) return 0;
   const double seconds = result.last.seconds;
   std::printf("\n%.1f s, %.0f tokens/s with validation\n", seconds,
               static_cast<double>((run.step - begun) * o.batch * o.context) / std::max(seconds, 1e-9));
@@ -219,5 +228,7 @@ int train(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return program::run("train_lm", [&] { return train(argc, argv); });
+  return program::run("train_lm", [&] {
+    return program::run_ranks("train_lm", [&](ddl::Communicator* ranks) { return train(argc, argv, ranks); });
+  });
 }

@@ -167,6 +167,16 @@ content() {
   expect 1 "$bin/audit_gates" c/seed-0 --data moved/other.csv
   says err "the net was not trained on the class \"green\""
 }
+shards() {
+  local run="$bin/train_classifier --width 8 --depth 2 --hidden 16 --batch 80 --epochs 2 --shards 4"
+  expect 0 $run --threads 1 --checkpoint one
+  expect 0 $run --threads 3 --checkpoint three
+  cmp one/seed-0/checkpoint-000000050.safetensors three/seed-0/checkpoint-000000050.safetensors || fail "threads change the bits"
+  expect 1 train --epochs 3 --checkpoint one --resume --shards 2
+  says err "shards is 2, expected 4"
+  expect 1 train --epochs 1 --shards 81
+  says err "shards is 81, expected 1 to 80, the size of a batch"
+}
 mixers() {
   local sizes="--layers 1 --width 16 --context 16 --threads 1 --sample 0"
   for mixer in attention delta_net gated_delta_net gated_delta_product; do

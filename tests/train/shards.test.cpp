@@ -164,23 +164,63 @@ TEST_CASE("a sum over ranks is that of a tree, whatever the number of values", "
   SUCCEED();
 }
 
-TEST_CASE("every rank begins with the run of rank 0, and stops when an observer of any rank does",
+TEST_CASE("every rank goes on with the run, and from the position in the data, of rank 0",
           "[train][shards][ranks]") {
   const auto data = samples();
+  const auto begin = [&](Index steps) {
+    std::pair run(NetRun(net(), {.weight_decay = 0.3}),
+                  SupervisedBatches<float>(data.view(), {.batch_size = 16, .shards = 4}));
+    fit(run.first, run.second, {.steps = steps});
+    return run;
+  };
+  const auto expected = parameters_of(begin(9).first);
   ThreadRanks(4).run([&](Communicator& ranks) {
-    NetRun run(Net({.inputs = 3, .outputs = 4, .width = 12, .value_channels = 2, .depth = 2},
-                static_cast<std::uint64_t>(ranks.rank())));
+    NetRun run(Net({.inputs = 3, .outputs = 4, .width = 12, .value_channels = 2, .depth = 2}, 99));
+    SupervisedBatches<float> batches(data.view(), {.batch_size = 16, .shards = 4});
+    if (ranks.rank() == 0) {
+      auto begun = begin(5);
+      run = std::move(begun.first);
+      batches.restore(begun.second.state());
+    }
+    fit(run, batches, {.steps = 9, .ranks = &ranks});
+    if (parameters_of(run) != expected)
+      throw std::logic_error("rank " + std::to_string(ranks.rank()) + " went another way");
+  });
+  SUCCEED();
+}
+
+TEST_CASE("a run on several ranks stops when an observer of any rank does", "[train][shards][ranks]") {
+  const auto data = samples();
+  ThreadRanks(4).run([&](Communicator& ranks) {
+    NetRun run(net());
     SupervisedBatches<float> batches(data.view(), {.batch_size = 16, .shards = 4});
     const auto result = fit(run, batches, {.steps = 9, .ranks = &ranks}, [&](const auto& context) {
       return ranks.rank() != 2 || context.report.step < 3;
     });
-    auto first = parameters_of(run.model);
-    const auto own = first;
-    broadcast(ranks, std::span(first));
-    if (own != first || run.step != 3 || result.stop_reason != StopReason::observer)
-      throw std::logic_error("rank " + std::to_string(ranks.rank()) + " went another way");
+    if (run.step != 3 || result.stop_reason != StopReason::observer)
+      throw std::logic_error("rank " + std::to_string(ranks.rank()) + " went on");
   });
   SUCCEED();
+}
+
+TEST_CASE("a rank whose parameters became others is named with the step", "[train][shards][ranks]") {
+  const auto data = samples();
+  const auto [every, steps] = GENERATE(std::pair(2, 9), std::pair(100, 4));
+  std::vector<std::string> errors(4);
+  ThreadRanks(4).run([&, every = every, steps = steps](Communicator& ranks) {
+    NetRun run(net());
+    SupervisedBatches<float> batches(data.view(), {.batch_size = 16, .shards = 4});
+    try {
+      fit(run, batches, {.steps = steps, .ranks = &ranks, .check_ranks_every = every}, [&](auto& context) {
+        auto& weight = context.run.model.head.weight(0, 0);
+        if (ranks.rank() == 2 && context.report.step == 3) weight = std::nextafter(weight, 9.f);
+      });
+    } catch (const std::runtime_error& error) {
+      errors[static_cast<std::size_t>(ranks.rank())] = error.what();
+    }
+  });
+  for (const auto& error : errors)
+    CHECK_THAT(error, ContainsSubstring("after step 4 the parameters of rank 2 differ from those of rank 0"));
 }
 
 TEST_CASE("ranks that cannot divide the shards, and ranks with other data, are refused",
@@ -198,21 +238,38 @@ TEST_CASE("ranks that cannot divide the shards, and ranks with other data, are r
       with(2, 6),
       "ddl::fit: the number of ranks is 2, expected 1, as the number of shards, 6, is not a power of two");
   const auto data = samples();
-  CHECK_THROWS_WITH(ThreadRanks(2).run([&](Communicator& ranks) {
-    NetRun run(net());
-    SupervisedBatches<float> batches(
-        data.view(), {.batch_size = 16, .seed = static_cast<std::uint64_t>(ranks.rank()), .shards = 2});
-    fit(run, batches, {.steps = 1, .ranks = &ranks});
-  }),
-                    ContainsSubstring("the data of the ranks differ"));
+  const auto refused = [&](const std::string& what, const auto& change) {
+    CHECK_THROWS_WITH(ThreadRanks(4).run([&](Communicator& ranks) {
+      Net::Settings model = {.inputs = 3, .outputs = 4, .width = 12};
+      BatchSettings batch = {.batch_size = 16, .shards = 4};
+      FitSettings settings = {.steps = 1, .ranks = &ranks};
+      if (ranks.rank() == 1) change(model, batch, settings);
+      NetRun run(Net(model, 5));
+      SupervisedBatches<float> batches(data.view(), batch);
+      fit(run, batches, settings);
+    }),
+                      "ddl::fit: " + what + " of rank 1 differ from those of rank 0");
+  };
+  refused("the data", [](auto&, auto& batch, auto&) { batch.seed = 1; });
+  refused("the model's sizes or the settings", [](auto& model, auto&, auto&) { model.width = 13; });
+  refused("the model's sizes or the settings", [](auto&, auto&, auto& settings) { settings.steps = 2; });
 }
 
 TEST_CASE("a loss that is not finite is reported with its shard", "[train][shards]") {
   auto data = samples();
   data.inputs(0, 9) = std::numeric_limits<float>::quiet_NaN();
-  NetRun run(net());
-  SupervisedBatches<float> batches(data.view(), {.batch_size = 16, .shuffle = false, .shards = 4});
-  CHECK_THROWS_WITH(fit(run, batches, {.steps = 1}), ContainsSubstring("the loss is nan (shard 2 of 4)"));
+  const Index ranks = GENERATE(1, 2, 4);
+  std::vector<std::string> errors(static_cast<std::size_t>(ranks));
+  ThreadRanks(ranks).run([&](Communicator& communicator) {
+    NetRun run(net());
+    SupervisedBatches<float> batches(data.view(), {.batch_size = 16, .shuffle = false, .shards = 4});
+    try {
+      fit(run, batches, {.steps = 1, .ranks = &communicator});
+    } catch (const std::runtime_error& error) {
+      errors[static_cast<std::size_t>(communicator.rank())] = error.what();
+    }
+  });
+  for (const auto& error : errors) CHECK_THAT(error, ContainsSubstring("the loss is nan (shard 2 of 4)"));
 }
 
 TEST_CASE("the number of shards belongs to the state of the data", "[train][shards]") {

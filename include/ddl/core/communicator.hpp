@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "ddl/core/check.hpp"
@@ -13,9 +14,9 @@
 
 namespace ddl {
 
-/// A group of processes (ranks) that run the same program. An implementation provides three functions: ddl::mpi::World
-/// (ddl/mpi/world.hpp) does so over MPI. All functions below are collective: every rank calls them, in the same order,
-/// with the same sizes.
+/// A group of processes (ranks) that run the same program. ddl::mpi::Communicator (ddl/mpi/communicator.hpp) is one over MPI;
+/// a class of one's own has the three functions below. All functions of this file are collective: every rank calls them, in
+/// the same order, with the same sizes.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -81,6 +82,14 @@ void broadcast(Communicator& ranks, std::span<T> values) {
     else if (rank >= distance && rank < 2 * distance)
       ranks.exchange(rank - distance, {}, std::as_writable_bytes(values));
   }
+}
+
+/// The values of all ranks, by rank. @throws as sum_over_ranks does.
+inline std::vector<std::uint64_t> gather(Communicator& ranks, std::uint64_t value) {
+  std::vector<std::uint64_t> all(static_cast<std::size_t>(ranks.size())), buffer;
+  all[static_cast<std::size_t>(ranks.rank())] = value;
+  sum_over_ranks(ranks, std::span(all), buffer);
+  return all;
 }
 
 }  // namespace ddl

@@ -21,6 +21,7 @@
 #include "ddl/core/bytes.hpp"
 #include "ddl/core/communicator.hpp"
 #include "ddl/train/optimizer.hpp"
+#include "ddl/train/ranks.hpp"
 #include "ddl/train/sharded_step.hpp"
 
 namespace ddl {
@@ -64,6 +65,8 @@ struct FitSettings {
   NonFinite non_finite = NonFinite::raise;
   Memory memory = Memory::training;  ///< what a step keeps for backward
   Communicator* ranks = nullptr;     ///< processes that share the shards of each batch; null: this one alone
+  Index check_ranks_every =
+      100;  ///< steps after which the ranks compare their parameters; also after the last
 };
 
 /// The figures of one step.
@@ -133,40 +136,14 @@ void finish(Observer& observer, const Context& context) {
   }
 }
 
-/// Whether `value` is true on every rank.
-inline bool all_true(Communicator& ranks, bool value) {
-  double disagree = value ? 0 : 1;
-  std::vector<double> buffer;
-  sum_over_ranks(ranks, std::span(&disagree, 1), buffer);
-  return disagree == 0;
-}
-
-/// Gives every rank the parameters, moments and step of rank 0.
-/// @throws std::invalid_argument on all ranks if the data of one are not those of rank 0.
-template <class Run, class Data>
-void begin_together(Communicator& ranks, Run& run, const Data& data) {
-  for_each_parameter(
-      [&](const ParameterPath&, auto& p) {
-        broadcast(ranks, std::span(p.data(), static_cast<std::size_t>(p.size())));
-      },
-      run);
-  std::array<std::uint64_t, 2> first = {static_cast<std::uint64_t>(run.step), 0};
-  if constexpr (requires { data.state(); }) {
-    const std::vector<std::uint64_t> state = data.state();
-    first[1] = xxh64(std::as_bytes(std::span(state)));
-  }
-  const std::uint64_t own = first[1];
-  broadcast(ranks, std::span<std::uint64_t>(first));
-  run.step = static_cast<Index>(first[0]);
-  if (!all_true(ranks, own == first[1]))
-    throw std::invalid_argument("ddl::fit: the data of the ranks differ in content, settings or position");
-}
-
 }  // namespace detail
 
 /// Trains until settings.steps are made, an observer returns false, or NonFinite::stop ends the run. An observer is any
 /// function of a StepContext that returns nothing or bool, called after each step. Two functions are optional:
 /// begin(context) is called before the first step, finish(context) after the last. An observer may be a std::optional.
+///
+/// With FitSettings::ranks, every rank calls fit with a model and data of the same sizes. All of them begin with the run and
+/// the position in the data of rank 0, and end with the same bits. The run ends when an observer of any rank returns false.
 ///
 /// Nothing is printed, and no thread is started: see train/observers.hpp for observers that print, stop and record.
 /// @throws std::runtime_error as NonFinite::raise says, std::invalid_argument if a setting or a rate of the schedule is
@@ -178,13 +155,15 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
   using Scalar = typename Run::Scalar;
   constexpr const char* where = "ddl::fit";
   if (settings.steps < 0) fail(where, "steps", std::to_string(settings.steps), "at least 0");
+  check_positive(where, "check_ranks_every", settings.check_ranks_every);
   check_range(where, "max_norm", settings.max_norm, settings.max_norm >= 0, "a number of at least 0");
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   Index shards = 1;
   if constexpr (!TrainingBatch<Data, Model>) shards = data.shards();
   detail::ShardedStep<Model> sharded(run.model, shards, settings.memory, settings.ranks);
-  if (settings.ranks) detail::begin_together(*settings.ranks, run, data);
+  if (settings.ranks)
+    detail::begin_together(*settings.ranks, run, data, {shards, settings.steps, settings.check_ranks_every});
   FitResult result;
   StepReport& report = result.last;
   report.step = run.step;
@@ -231,6 +210,8 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
     }
     result.skipped += report.skipped;
     report.step = ++run.step;
+    if (settings.ranks && (run.step % settings.check_ranks_every == 0 || run.step == settings.steps))
+      detail::check_together(*settings.ranks, run);
     report.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     ((go_on = detail::observe(observers, context()) && go_on), ...);
     if (settings.ranks) go_on = detail::all_true(*settings.ranks, go_on);

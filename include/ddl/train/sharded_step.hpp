@@ -6,6 +6,7 @@
 #include <array>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <span>
 #include <string>
@@ -106,13 +107,16 @@ class ShardedStep {
 
   const Tape& tape() const noexcept { return *work_.front().last; }
 
-  /// Names the first of this process's shards whose loss was not finite, for a message.
+  /// Names the first shard whose loss was not finite, for a message. Collective.
   std::string where_not_finite() const {
-    for (std::size_t s = 0; shards_ > 1 && s < work_.size(); ++s)
-      if (!work_[s].finite)
-        return " (shard " + std::to_string(first_ + static_cast<Index>(s)) + " of " +
-               std::to_string(shards_) + ")";
-    return {};
+    const auto bad = std::find_if(work_.begin(), work_.end(), [](const Work& work) { return !work.finite; });
+    auto first = static_cast<std::uint64_t>(bad == work_.end() ? shards_ : first_ + (bad - work_.begin()));
+    if (ranks_) {
+      const auto all = gather(*ranks_, first);
+      first = *std::min_element(all.begin(), all.end());
+    }
+    if (shards_ == 1 || first == static_cast<std::uint64_t>(shards_)) return {};
+    return " (shard " + std::to_string(first) + " of " + std::to_string(shards_) + ")";
   }
 
   /// @return the gradient of the batch's mean loss; `total` becomes the sums over all shards.
