@@ -2,6 +2,7 @@
 #include "ddl/core/thread_pool.hpp"
 
 #include <chrono>
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -231,7 +232,7 @@ TEST_CASE("a thousand pools come and go, with and without work and exceptions", 
 }
 
 TEST_CASE("a pool needs a number of threads that makes sense", "[core][thread_pool]") {
-  const Index threads = GENERATE(0, -1, 4097, Index(1) << 40);
+  const Index threads = GENERATE(Index(0), Index(-1), Index(4097), (std::numeric_limits<Index>::max)());
   CHECK_THROWS_WITH(ThreadPool(threads), ContainsSubstring("threads is " + std::to_string(threads)) &&
                                              ContainsSubstring("at least 1 and at most 4096"));
   CHECK_THROWS_AS(ThreadPool(threads), std::invalid_argument);

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "ddl/io/delta_net_weights.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "ddl/io/sharded_safetensors.hpp"
 #include "ddl/model/sampling.hpp"
 #include "ddl/train/loss.hpp"
 #include "support/allocations.hpp"
@@ -122,6 +125,66 @@ TEST_CASE("fla's models give its logits, loss, gradients and tokens", "[io][delt
   CHECK(decoded == greedy);
 }
 
+namespace {
+
+/// The gradients of a model's loss on the tokens of a reference file, in double.
+template <class Scalar>
+std::vector<Matrix<double>> gradients_of(const DeltaTransformer<Scalar, DeltaRule<Scalar>>& model,
+                                         const SafetensorsFile& file) {
+  const std::vector<int> tokens = integers(file, "idx");
+  auto tape = model.make_tape();
+  Matrix<Scalar> dlogits = model.forward({tokens, static_cast<Index>(file.tensor("idx").shape[1])}, tape);
+  softmax_cross_entropy(tape.logits, integers(file, "targets"), dlogits);
+  auto gradient = zeros_like(model);
+  model.backward(dlogits, tape, gradient);
+  std::vector<Matrix<double>> all;
+  for_each_parameter([&](const ParameterPath&, const auto& g) { all.push_back(g.template cast<double>()); },
+                     gradient);
+  return all;
+}
+
+double largest_distance(const std::vector<Matrix<double>>& given,
+                        const std::vector<Matrix<double>>& expected) {
+  double largest = 0;
+  for (std::size_t i = 0; i < given.size(); ++i)
+    largest = (std::max)(largest, relative_error(given[i], expected[i]));
+  return largest;
+}
+
+}  // namespace
+
+// What a gradient in float can be held to is a matter of the model: o_norm divides by the norm of o, which queries and
+// keys that nearly cancel make small, and multiplies all errors before it. With beta up to 2 that is a factor of a
+// thousand, and rounding the weights to float alone moves the gradient by 3e-5.
+TEST_CASE("in float, gradients are as precise as weights in float allow", "[io][delta_net][golden][grad]") {
+  const std::string name = GENERATE(from_range(golden_files));
+  CAPTURE(name);
+  const SafetensorsFile file = golden(name);
+  const auto in_float = read_delta_net<float>(file);
+  auto rounded = read_delta_net<double>(file);
+  for_each_parameter(
+      [](const ParameterPath&, auto& p) { p = p.template cast<float>().template cast<double>().eval(); },
+      rounded);
+  const auto expected = gradients_of(rounded, file);
+  double moved = 0;  // the most of five times in which every weight is moved by a rounding
+  for (int i = 0; i < 5; ++i) {
+    Random random(static_cast<std::uint64_t>(i));
+    Model other = rounded;
+    for_each_parameter(
+        [&](const ParameterPath&, auto& p) {
+          Matrix<double> draw(p.rows(), p.cols());
+          random.fill_normal(draw, double(std::numeric_limits<float>::epsilon()) / 2);
+          p += draw.cwiseProduct(p);
+        },
+        other);
+    moved = (std::max)(moved, largest_distance(gradients_of(other, file), expected));
+  }
+  const double distance = largest_distance(gradients_of(in_float, file), expected);
+  CAPTURE(moved, distance);
+  CHECK(distance > 0);
+  CHECK(distance <= 10 * moved);
+}
+
 TEST_CASE("a model of fla's is written as it is read", "[io][delta_net]") {
   const TemporaryFolder folder;
   const std::string path = folder / "model.safetensors";
@@ -189,6 +252,64 @@ TEST_CASE("the settings of a file may stand in a config.json beside it", "[io][d
              ContainsSubstring("config.json"));
   write_file(folder / "config.json", delta_net_config(model.settings).dump());
   CHECK(logits_of(read_delta_net<double>(SafetensorsFile(path))) == logits_of(model));
+}
+
+TEST_CASE("a model in shards is the model in one file", "[io][delta_net][shards]") {
+  const std::string kind = GENERATE(from_range(kinds));
+  CAPTURE(kind);
+  const TemporaryFolder folder, sharded;
+  const Model model = model_of(of_kind(kind));
+  save_delta_net(model, folder / "model.safetensors");
+  const SafetensorsFile whole(folder / "model.safetensors");
+  // As Hugging Face's save_pretrained does: numbered files, an index, and the settings in a config.json.
+  const auto names = whole.names();
+  json index = {{"metadata", {{"total_size", 0}}}, {"weight_map", json::object()}};
+  std::size_t bytes_of_all = 0;
+  for (std::size_t shard = 0; shard < 3; ++shard) {
+    const std::string file = "model-0000" + std::to_string(shard + 1) + "-of-00003.safetensors";
+    SafetensorsWriter writer;
+    writer.metadata = {{"format", "pt"}};
+    for (std::size_t i = shard; i < names.size(); i += 3) {  // a layer's tensors lie in all of them
+      const auto bytes = whole.bytes(names[i]);
+      writer.add(names[i], whole.tensor(names[i]).dtype, whole.tensor(names[i]).shape,
+                 {bytes.begin(), bytes.end()});
+      index["weight_map"][names[i]] = file;
+      bytes_of_all += bytes.size();
+    }
+    writer.save(sharded / file);
+  }
+  index["metadata"]["total_size"] = bytes_of_all;
+  const std::string index_path = sharded / "model.safetensors.index.json";
+  write_file(index_path, index.dump());
+  write_file(sharded / "config.json", delta_net_config(model.settings).dump());
+
+  const Model expected = read_delta_net<double>(whole);
+  const Access access = GENERATE(Access::read, Access::map);
+  const Model given = read_delta_net<double>(ShardedSafetensors(sharded / ".", Strict::yes, access));
+  CHECK(delta_net_config(given.settings) == delta_net_config(expected.settings));
+  for_each_parameter(
+      [](const ParameterPath& path, const auto& p, const auto& q) {
+        CAPTURE(path.str());
+        CHECK(p == q);
+        CHECK(q.norm() > 0);
+      },
+      given, expected);
+  CHECK(logits_of(given) == logits_of(model));
+  // What is missing is missed in shards, too.
+  const std::string left_out = "model.layers.1.attn.o_proj.weight", file = index["weight_map"][left_out];
+  SafetensorsWriter writer;
+  writer.metadata = {{"format", "pt"}};
+  for (const auto& [name, in] : index["weight_map"].items())
+    if (in == file && name != left_out) {
+      const auto bytes = whole.bytes(name);
+      writer.add(name, whole.tensor(name).dtype, whole.tensor(name).shape, {bytes.begin(), bytes.end()});
+    }
+  writer.save(sharded / file);
+  index["weight_map"].erase(left_out);
+  index["metadata"].erase("total_size");
+  write_file(index_path, index.dump());
+  CHECK_THAT(error_of([&] { read_delta_net<double>(ShardedSafetensors(index_path)); }),
+             ContainsSubstring("missing: tensor \"" + left_out + "\""));
 }
 
 TEST_CASE("settings that a config does not name, or that are null, have fla's defaults", "[io][delta_net]") {

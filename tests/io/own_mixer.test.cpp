@@ -165,6 +165,14 @@ TEST_CASE("fit trains a user's mixer", "[model][own]") {
   CHECK((run.model.layers[0].mixer.sublayer.logit - before).norm() > 0.01);
 }
 
+TEST_CASE("a user's mixer that has no rewind is refused one", "[model][own][infer][errors]") {
+  STATIC_REQUIRE(!Rewindable<MovingAverage<float>>);
+  CHECK_THROWS_WITH(
+      some_model().make_state(1, {}, 2),
+      "ddl::make_state: rollback is 2, expected 0: a part of the model has no rewind; copy the state "
+      "instead");
+}
+
 TEST_CASE("a user's mixer infers what forward gives, in pieces of any length", "[model][own][infer]") {
   const Model model = some_model();
   auto tape = model.make_tape();

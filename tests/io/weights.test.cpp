@@ -234,6 +234,19 @@ TEST_CASE("a state that is saved and loaded goes on as the first one does", "[io
   CHECK(model.infer(next, other) == expected);
   CHECK(parameters_of(other) == parameters_of(state));
 
+  // Positions of their own, and tokens that can be taken back.
+  auto uneven = model.make_state(2, 9, 3), uneven_again = model.make_state(2, 9, 3);
+  const std::vector<Index> offsets = {0, 1, 6};
+  model.infer(TokenBatch{.tokens = two_texts, .offsets = offsets}, uneven);
+  model.infer(next, uneven);
+  save_state(uneven, folder / "uneven");
+  load_state(uneven_again, SafetensorsFile(folder / "uneven", Strict::yes));
+  CHECK(uneven_again.behind == std::vector<Index>{4, 0});
+  CHECK(uneven_again.recent == 2);
+  model.rewind(uneven, 1);
+  model.rewind(uneven_again, 1);
+  CHECK(model.infer(next, uneven_again) == model.infer(next, uneven));
+
   // A net whose parts remember nothing has a state of a position alone.
   const auto net = some_net(1);
   auto samples = net.make_state();
@@ -278,6 +291,8 @@ TEST_CASE("a state that does not fit is refused, and the state stays as it was",
              ContainsSubstring(R"(the metadata's position is "10", expected an integer of 0 to 9)"));
   CHECK_THAT(with("position", "-1"), ContainsSubstring("position"));
   CHECK_THAT(with("position", "x"), ContainsSubstring("position"));
+  CHECK_THAT(with("behind.1", "4"),
+             ContainsSubstring(R"(the metadata's behind.1 is "4", expected an integer of 0 to 3)"));
   CHECK_THAT(with("format", "x"), ContainsSubstring("holds no state"));
   save_parameters(model, folder / "model");
   CHECK_THAT(error_of([&] { load_state(state, SafetensorsFile(folder / "model")); }),

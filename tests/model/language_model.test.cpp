@@ -11,6 +11,7 @@
 
 using namespace ddl;
 using namespace ddl::test;
+using Catch::Matchers::ContainsSubstring;
 
 namespace {
 
@@ -119,6 +120,181 @@ TEST_CASE("inference continues sequences with every mixer", "[model][language_mo
   CAPTURE(mixer, over_depth, sequences);
   const Model model = model_of(over_depth ? tiny(mixer, Variant::tc_ec) : plain(mixer));
   check_continues_sequences(model, sequences);
+}
+
+namespace {
+
+/// The logits of one sequence, of its tokens from the `first` on, as the pass over all of it gives them.
+Matrix<double> logits_of(const Model& model, const std::vector<int>& sequence, std::size_t first) {
+  auto tape = model.make_tape();
+  return model.forward({sequence}, tape).rightCols(static_cast<Index>(sequence.size() - first));
+}
+
+std::vector<int> joined(const std::vector<std::vector<int>>& runs) {
+  std::vector<int> all;
+  for (const auto& run : runs) all.insert(all.end(), run.begin(), run.end());
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("a draft of which a model takes tokens back leaves no trace of them",
+          "[model][language_model][infer]") {
+  const std::string mixer = GENERATE("attention", "delta_net", "delta_product");
+  const bool over_depth = GENERATE(false, true), at_once = GENERATE(false, true);
+  CAPTURE(mixer, over_depth, at_once);
+  auto settings = over_depth ? tiny("attention", Variant::tc_ec) : plain("attention");
+  if (mixer != "attention")
+    settings.mixer = DeltaRuleSettings{.heads = 2,
+                                       .value_heads = 4,
+                                       .head_dim = 3,
+                                       .value_dim = 2,
+                                       .edits = mixer == "delta_net" ? 1 : 2,
+                                       .negative_eigenvalues = mixer == "delta_product",
+                                       .convolution = 3,
+                                       .norm_eps = 0.1};
+  const Model model = model_of(settings);
+  constexpr Index sequences = 2;
+  std::vector<std::vector<int>> accepted(sequences);
+  auto state = model.make_state(sequences, 80, 6);
+  // As many tokens of each sequence; the last logits of each are those of a pass over all tokens that were accepted.
+  const auto infer = [&](Index count, int seed) {
+    std::vector<std::vector<int>> runs;
+    for (std::size_t s = 0; s < accepted.size(); ++s) {
+      runs.push_back(tokens_of(count, seed + static_cast<int>(s)));
+      accepted[s] = joined({accepted[s], runs[s]});
+    }
+    if (at_once) {
+      model.infer(joined(runs), state);
+    } else {
+      for (std::size_t n = 0; n < std::size_t(count); ++n)
+        model.infer(std::vector{runs[0][n], runs[1][n]}, state);
+    }
+    const Index of_each = state.logits.cols() / sequences;
+    for (Index s = 0; s < sequences; ++s) {
+      const auto& sequence = accepted[std::size_t(s)];
+      const Matrix<double> last = state.logits.middleCols(s * of_each, of_each);
+      CHECK(relative_error(last, logits_of(model, sequence, sequence.size() - std::size_t(of_each))) <=
+            1e-12);
+    }
+  };
+  const auto rewind = [&](Index count) {
+    model.rewind(state, count);
+    for (auto& sequence : accepted) sequence.resize(sequence.size() - std::size_t(count));
+    CHECK(state.position == static_cast<Index>(accepted[0].size()));
+  };
+  infer(1, 1);
+  rewind(1);  // back to the start
+  infer(9, 2);
+  infer(4, 3);
+  rewind(3);
+  infer(4, 5);
+  rewind(0);
+  rewind(2);
+  rewind(3);  // past the run before
+  CHECK(state.recent == 1);
+  infer(7, 7);
+  CHECK(state.recent == 6);
+  rewind(6);
+  infer(2, 8);
+  CHECK_THROWS_WITH(
+      model.rewind(state, 3),
+      "ddl::DeltaTransformer::rewind: tokens is 3, expected from 0 to the 2 that a state with a "
+      "rollback of 6 can take back now");
+  infer(1, 9);
+  auto fork = state;
+  state.reset();
+  CHECK_THROWS_WITH(model.rewind(state, 1), ContainsSubstring("from 0 to the 0 that a state"));
+  model.rewind(fork, 3);
+  CHECK(fork.position == static_cast<Index>(accepted[0].size()) - 3);
+}
+
+TEST_CASE("what a model cannot take back is refused", "[model][language_model][infer][errors]") {
+  const Model model = model_of(plain("delta_net")), other = model_of(plain("attention"));
+  auto state = model.make_state();
+  model.infer(1, state);
+  CHECK_THROWS_WITH(model.rewind(state, 1),
+                    ContainsSubstring("tokens is 1, expected from 0 to the 0 that a state "
+                                      "with a rollback of 0 can take back now"));
+  CHECK_THROWS_WITH(model.rewind(state, -1), ContainsSubstring("tokens is -1, expected from 0"));
+  CHECK_THROWS_WITH(other.rewind(state, 0),
+                    ContainsSubstring("ddl::DeltaTransformer::rewind: the state is "));
+  CHECK_THROWS_WITH(model.make_state(1, {}, -1),
+                    "ddl::DeltaTransformer::make_state: rollback is -1, expected at least 0");
+  CHECK_THROWS_WITH(model_of(plain("gated_delta_net")).make_state(1, {}, 2),
+                    ContainsSubstring("rollback is 2, expected 0 with decay"));
+}
+
+TEST_CASE("prompts of different lengths are continued side by side", "[model][language_model][infer]") {
+  const std::string mixer = GENERATE(from_range(mixers));
+  const bool over_depth = GENERATE(false, true);
+  CAPTURE(mixer, over_depth);
+  const Model model = model_of(over_depth ? tiny(mixer, Variant::tc_ec) : plain(mixer));
+  std::vector<std::vector<int>> all(3);
+  auto state = model.make_state(3, 90);
+  const auto infer = [&](const std::vector<Index>& lengths, int seed) {
+    std::vector<std::vector<int>> runs;
+    std::vector<Index> offsets = {0};
+    for (std::size_t s = 0; s < 3; ++s) {
+      runs.push_back(tokens_of(lengths[s], seed + static_cast<int>(s)));
+      all[s] = joined({all[s], runs[s]});
+      offsets.push_back(offsets.back() + lengths[s]);
+    }
+    const std::vector<int> tokens = joined(runs);
+    const bool even = lengths[0] == lengths[1] && lengths[1] == lengths[2];
+    const Matrix<double> logits = even ? model.infer(tokens, state)
+                                       : model.infer(TokenBatch{.tokens = tokens, .offsets = offsets}, state);
+    for (std::size_t s = 0; s < 3; ++s) {
+      CAPTURE(s, seed);
+      const Matrix<double> own = logits.middleCols(offsets[s], lengths[s]);
+      CHECK(relative_error(own, logits_of(model, all[s], all[s].size() - runs[s].size())) <= 1e-12);
+      CHECK(state.position - state.behind[s] == static_cast<Index>(all[s].size()));
+    }
+  };
+  for (int again = 0; again < 2; ++again) {
+    infer({5, 1, 70}, 1);
+    infer({1, 1, 1}, 2);
+    infer({4, 9, 2}, 3);
+    infer({3, 3, 3}, 4);
+    CHECK(state.position == 76);
+    CHECK(state.behind == std::vector<Index>{63, 62, 0});
+    auto full = state;
+    const std::vector<int> tokens = tokens_of(17);
+    const std::vector<Index> fit = {0, 1, 3, 17}, too_long = {0, 1, 2, 17};
+    CHECK_THROWS_WITH(
+        model.infer(TokenBatch{.tokens = tokens, .offsets = too_long}, full),
+        "ddl::DeltaTransformer::infer: a sequence is 91 tokens long, expected at most the capacity, 90");
+    CHECK(full.position == 76);
+    model.infer(TokenBatch{.tokens = tokens, .offsets = fit}, full);
+    CHECK(full.position == 90);
+    state.reset();
+    all.assign(3, {});
+  }
+  const std::vector<int> tokens = tokens_of(6);
+  const std::vector<Index> two = {0, 2, 6};
+  CHECK_THROWS_WITH(
+      model.infer(TokenBatch{.tokens = tokens, .offsets = two}, state),
+      "ddl::DeltaTransformer::infer: the number of sequences is 2, expected that of the state, 3");
+  CHECK_THROWS_WITH(model.infer(TokenBatch{.tokens = tokens}, state),
+                    ContainsSubstring("the number of sequences is 1, expected that of the state, 3"));
+  CHECK(state.position == 0);
+}
+
+TEST_CASE("tokens are taken back from sequences of different lengths", "[model][language_model][infer]") {
+  const std::string mixer = GENERATE("attention", "delta_net");
+  CAPTURE(mixer);
+  const Model model = model_of(tiny(mixer, Variant::tc_ec));
+  const std::vector<int> tokens = tokens_of(9);
+  const std::vector<Index> offsets = {0, 2, 9};
+  auto state = model.make_state(2, 20, 4), expected = model.make_state(2, 20);
+  model.infer(TokenBatch{.tokens = tokens, .offsets = offsets}, state);
+  model.infer(TokenBatch{.tokens = tokens, .offsets = offsets}, expected);
+  CHECK(state.recent == 2);
+  model.infer(std::vector{1, 2}, state);
+  model.rewind(state, 1);
+  CHECK(relative_error(model.infer(std::vector{3, 4}, state), model.infer(std::vector{3, 4}, expected)) <=
+        1e-12);
+  CHECK(state.recent == 3);
 }
 
 TEST_CASE("every mixer gives the same bits on any number of threads", "[model][language_model][threads]") {

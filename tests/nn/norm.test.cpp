@@ -81,6 +81,28 @@ TEST_CASE("RMSNorm in float is that in double for inputs of any size", "[nn][nor
   }
 }
 
+TEST_CASE("the gradient of every weight of a wide RMSNorm is a sum over the tokens", "[nn][norm][grad]") {
+  const Index d = 150, N = 3;  // more than two pieces of rows
+  Random random(4);
+  RmsNorm<double> norm(d, 0.1), gradient = zeros_like(norm);
+  Matrix<double> x(d, N), dy(d, N), y(d, N), dx = Matrix<double>::Zero(d, N);
+  fill(random, x);
+  fill(random, dy);
+  fill(random, norm.weight);
+  RmsNorm<double>::Tape<> tape;
+  norm.forward(x, y, tape);
+  norm.backward(x, y, dy, dx, tape, gradient);
+  // dw = sum of dy * y / w, dx by its formula without blocks
+  const Vector<double> dweight = dy.cwiseProduct(y).rowwise().sum().cwiseQuotient(norm.weight);
+  CHECK(error(gradient.weight, dweight) <= identity_tolerance<double>);
+  for (Index n = 0; n < N; ++n) {
+    const double s = 1 / std::sqrt(x.col(n).squaredNorm() / double(d) + 0.1);
+    const Vector<double> h = norm.weight.cwiseProduct(dy.col(n));
+    CHECK(error(dx.col(n), (s * h - s * s * s / double(d) * h.dot(x.col(n)) * x.col(n)).eval()) <=
+          identity_tolerance<double>);
+  }
+}
+
 TEST_CASE("norms map an empty batch to an empty batch", "[nn][norm]") {
   const RmsNorm<double> norm(3);
   RmsNorm<double> gradient = zeros_like(norm);

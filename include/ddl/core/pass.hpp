@@ -65,7 +65,8 @@ struct TokenRange {
 class Pass {
  public:
   ExecutorRef executor;
-  Index position = 0;  ///< tokens of each sequence that came before this batch; above 0 in `infer` only
+  Index position = 0;  ///< tokens of the longest sequence before this batch; above 0 in `infer` only
+  std::span<const Index> behind = {};  ///< by how many tokens each sequence is shorter; by none if empty
 
   Pass() = default;
   template <Executor E>
@@ -100,6 +101,10 @@ class Pass {
     return static_cast<Index>(offsets_.size()) - 1;
   }
 
+  /// The tokens of sequence s that came before this batch.
+  Index before(Index s) const noexcept {
+    return behind.empty() ? position : position - behind[static_cast<std::size_t>(s)];
+  }
   /// The tokens of sequence s.
   TokenRange sequence(Index s) const noexcept {
     if (uniform()) return {s, s * length_, (s + 1) * length_};

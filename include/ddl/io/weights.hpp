@@ -6,6 +6,7 @@
 /// column-major here; a bias or a norm's weight is [size].
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <set>
 #include <stdexcept>
@@ -124,29 +125,32 @@ void save_parameters(const Model& model, const std::string& path, const Metadata
 }
 
 /// Writes the state of a model's inference (State, from make_state) to a safetensors file, whole or not at all: what the
-/// layers remember, and in the metadata the number of sequences, the capacity and the position. @throws FileError
+/// layers remember, and in the metadata the number of sequences, the capacity and the positions. @throws FileError
 template <class State>
 void save_state(const State& state, const std::string& path) {
-  save_parameters(state, path,
-                  {{"format", "ddl state"},
-                   {"sequences", std::to_string(state.sequences)},
-                   {"capacity", std::to_string(state.capacity)},
-                   {"position", std::to_string(state.position)}});
+  Metadata metadata = {{"format", "ddl state"},
+                       {"sequences", std::to_string(state.sequences)},
+                       {"capacity", std::to_string(state.capacity)},
+                       {"position", std::to_string(state.position)}};
+  for (std::size_t s = 0; s < state.behind.size(); ++s)
+    if (state.behind[s] > 0) metadata["behind." + std::to_string(s)] = std::to_string(state.behind[s]);
+  if (state.rollback > 0) metadata["recent"] = std::to_string(state.recent);
+  save_parameters(state, path, metadata);
 }
 
-/// Reads a state that save_state wrote into one of the same model, number of sequences and capacity. infer then goes on
-/// where the saved state was. The file does not hold the model's parameters.
+/// Reads a state that save_state wrote into one of the same model, number of sequences, capacity and rollback. infer then
+/// goes on where the saved state was. The file does not hold the model's parameters.
 /// @throws FileError if the file is no state or does not fit this one; the state stays as it was.
 template <class State>
 void load_state(State& state, const SafetensorsFile& file) {
-  const auto number = [&](const char* key, Index least, Index most) {
+  const auto number = [&](const std::string& key, Index least, Index most) {
     const auto found = file.metadata().find(key);
     const std::string text = found == file.metadata().end() ? "null" : found->second;
     try {
       return detail::json_integer("the metadata", key, detail::parse_json(text), least, most);
     } catch (const std::invalid_argument&) {
       throw FileError(file.file(),
-                      "the metadata's " + std::string(key) + " is " +
+                      "the metadata's " + key + " is " +
                           (found == file.metadata().end() ? "missing" : detail::in_quotes(text)) +
                           ", expected an integer of " + std::to_string(least) + " to " +
                           std::to_string(most));
@@ -158,8 +162,15 @@ void load_state(State& state, const SafetensorsFile& file) {
   number("sequences", state.sequences, state.sequences);
   number("capacity", state.capacity, state.capacity);
   const Index position = number("position", 0, state.capacity);
+  std::vector<Index> behind(state.behind.size());
+  for (std::size_t s = 0; s < behind.size(); ++s)
+    if (const std::string key = "behind." + std::to_string(s); file.metadata().contains(key))
+      behind[s] = number(key, 0, position);
+  const Index recent = state.rollback > 0 ? number("recent", 0, (std::min)(state.rollback, position)) : 0;
   load_parameters(state, file);
   state.position = position;
+  state.behind = std::move(behind);
+  state.recent = recent;
 }
 
 }  // namespace ddl

@@ -65,7 +65,7 @@ struct DeltaResNet : DeltaStack<Block> {
     /// Begins new sequences.
     void reset() {
       set_zero(*this);
-      this->position = 0;
+      this->restart();
     }
   };
 
@@ -165,7 +165,7 @@ struct DeltaResNet : DeltaStack<Block> {
     check_positive(where, "sequences", sequences);
     check_positive(where, "capacity", capacity);
     State<Tokens> state;
-    Stack::make_state(state, sequences, capacity, sizes());
+    Stack::make_state(state, sequences, capacity, 0, sizes());
     state.capacity = (std::numeric_limits<Index>::max)();  // of parts that do not remember every sample
     state.inputs.setZero(inputs(), Tokens == Dynamic ? sequences : Tokens);
     infer(state.inputs, state);
@@ -188,13 +188,14 @@ struct DeltaResNet : DeltaStack<Block> {
     try {
       TapeUse::check_model(where, sizes());
       check_shape(where, "x", x, inputs(), Tokens == Dynamic ? x.cols() : Tokens);
-      const Pass pass = Stack::begin_infer(where, state, sizes(), x.cols(), executor);
+      const Pass pass = Stack::begin_infer(where, state, sizes(), x.cols(),
+                                           Stack::even_pass(where, state, x.cols(), executor));
       state.inputs = x;
       embedding.forward(state.inputs, flat(state.tape.states.front()), pass);
       Stack::infer_stack(state, pass);
       state.logits.resize(outputs(), x.cols());
       head.forward(state.tape.features, state.logits, pass);
-      state.position += x.cols() / state.sequences;
+      Stack::end_infer(state, pass);
       return state.logits;
     } catch (...) {
       std::terminate();  // while the exception is handled, so that its message is printed

@@ -136,9 +136,9 @@ struct TransformerLayer {
     f(values.mlp...);
     f(values.mixer...);
   }
-  State make_state(Index sequences, Index capacity) const {
-    return {mixer.make_state(compressor, sequences, capacity),
-            mlp.make_state(compressor, sequences, capacity)};
+  State make_state(Index sequences, Index capacity, Index rollback = 0) const {
+    return {mixer.make_state(compressor, sequences, capacity, rollback),
+            mlp.make_state(compressor, sequences, capacity, rollback)};
   }
 };
 
@@ -173,6 +173,10 @@ struct TokenBatch {
 ///     auto state = model.make_state();                              // inference
 ///     model.infer(prompt, state);                                   // a whole prompt at once,
 ///     model.infer(next_token, state);                               // then token by token
+///
+///     auto state = model.make_state(1, {}, 8);                      // speculative decoding: drafts of up to 8 tokens
+///     model.infer(draft, state);                                    // of which the last 3 turn out wrong
+///     model.rewind(state, 3);
 template <class Scalar_, Sublayer Mixer = CausalSelfAttention<Scalar_>>
 struct DeltaTransformer
     : DeltaStack<TransformerLayer<Scalar_, Mixer, SwiGlu<Scalar_>,
@@ -207,7 +211,7 @@ struct DeltaTransformer
     /// Begins new sequences.
     void reset() {
       set_zero(*this);
-      this->position = 0;
+      this->restart();
     }
   };
 
@@ -320,17 +324,20 @@ struct DeltaTransformer
   }
 
   /// The state at the start of `sequences` sequences of at most `capacity` tokens each, the context by default.
-  /// @throws std::invalid_argument if the model is empty, a number is below 1, or the capacity is above the context.
-  State make_state(Index sequences = 1, std::optional<Index> capacity = {}) const {
+  /// @param rollback  the most tokens that rewind is to take back. A copy of a state goes back any number of tokens.
+  /// @throws std::invalid_argument if the model is empty, `sequences` or `capacity` is below 1 or `rollback` below 0, the
+  /// capacity is above the context, or a part cannot take tokens back, as the delta rule over time with decay.
+  State make_state(Index sequences = 1, std::optional<Index> capacity = {}, Index rollback = 0) const {
     constexpr const char* where = "ddl::DeltaTransformer::make_state";
     TapeUse::check_model(where, sizes());
     check_positive(where, "sequences", sequences);
     if (capacity && (*capacity < 1 || *capacity > settings.context))
       fail(where, "capacity", std::to_string(*capacity),
            "1 to the context, " + std::to_string(settings.context));
+    if (rollback < 0) fail(where, "rollback", std::to_string(rollback), "at least 0");
     State state;
-    Stack::make_state(state, sequences, capacity.value_or(settings.context), sizes());
-    state.expansion = ddl::make_state(expansion, sequences, state.capacity);
+    Stack::make_state(state, sequences, capacity.value_or(settings.context), rollback, sizes());
+    state.expansion = ddl::make_state(expansion, sequences, state.capacity, rollback);
     return state;
   }
 
@@ -342,22 +349,47 @@ struct DeltaTransformer
   /// that of another model; the state is left as it was.
   const Matrix<Scalar>& infer(std::span<const int> tokens, State& state,
                               const ExecutorRef& executor = {}) const {
+    constexpr const char* where = "ddl::DeltaTransformer::infer";
+    return infer_pass(tokens, state,
+                      Stack::even_pass(where, state, static_cast<Index>(tokens.size()), executor));
+  }
+  const Matrix<Scalar>& infer(int token, State& state, const ExecutorRef& executor = {}) const {
+    return infer(std::span(&token, 1), state, executor);
+  }
+  /// The same for numbers of tokens that differ between the sequences, as prompts do. Each sequence has at least one:
+  ///
+  ///     auto state = model.make_state(3);
+  ///     model.infer(ddl::TokenBatch{.tokens = prompts, .offsets = offsets}, state);      // offsets {0, 5, 7, 16}
+  ///     model.infer(next_tokens, state);                                                 // one of each sequence
+  ///
+  /// @throws std::invalid_argument also if the batch does not hold as many sequences as the state.
+  const Matrix<Scalar>& infer(const TokenBatch& batch, State& state, const ExecutorRef& executor = {}) const {
+    return infer_pass(batch.tokens, state, batch.pass(executor));
+  }
+
+  /// Takes back the last `tokens` tokens of every sequence, as if infer had not seen them: what speculative decoding does
+  /// with the tokens that it rejects. The state equals one that has not seen them up to rounding. A token that is taken
+  /// back is no longer one of the `rollback` tokens that the state holds for this.
+  /// @throws std::invalid_argument if `tokens` is above state.recent, or the state is that of another model; the state is
+  /// left as it was.
+  void rewind(State& state, Index tokens) const {
+    Stack::rewind_stack("ddl::DeltaTransformer::rewind", state, sizes(), tokens);
+    ddl::rewind(expansion, state.expansion, tokens);
+  }
+
+ private:
+  const Matrix<Scalar>& infer_pass(std::span<const int> tokens, State& state, const Pass& given) const {
     const Index N = static_cast<Index>(tokens.size());
-    const Pass pass = Stack::begin_infer("ddl::DeltaTransformer::infer", state, sizes(), N, executor);
+    const Pass pass = Stack::begin_infer("ddl::DeltaTransformer::infer", state, sizes(), N, given);
     state.embedded.resize(width(), N);
     embedding.forward(tokens, state.embedded, pass);
     expansion.infer(state.embedded, state.tape.states.front(), state.expansion, state.expansion_tape, pass);
     Stack::infer_stack(state, pass);
     state.logits.resize(vocabulary(), N);
-    product(head_weight(*this), state.tape.features, state.logits, executor);
-    state.position += N / state.sequences;
+    product(head_weight(*this), state.tape.features, state.logits, pass.executor);
+    Stack::end_infer(state, pass);
     return state.logits;
   }
-  const Matrix<Scalar>& infer(int token, State& state, const ExecutorRef& executor = {}) const {
-    return infer(std::span(&token, 1), state, executor);
-  }
-
- private:
   template <class Model>
   static auto& head_weight(Model& model) {
     return model.head.weight.size() > 0 ? model.head.weight : model.embedding.weight;

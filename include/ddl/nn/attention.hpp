@@ -181,39 +181,44 @@ struct CausalSelfAttention {
     add_product(c_v.weight.transpose(), tape.value, dc, pass.executor);
   }
 
-  State make_state(Index sequences, Index capacity) const {
+  /// Any number of tokens can be taken back: `infer` overwrites what is cached after the pass's position.
+  State make_state(Index sequences, Index capacity, Index = 0) const {
     check_positive("ddl::CausalSelfAttention::make_state", "sequences", sequences);
     check_positive("ddl::CausalSelfAttention::make_state", "capacity", capacity);
     return {Matrix<Scalar>::Zero(inner(), sequences * capacity),
             Matrix<Scalar>::Zero(inner(), sequences * capacity)};
   }
 
-  /// The columns of forward for the tokens after the first pass.position ones.
+  void rewind(State&, Index) const {}
+  /// The columns of forward for the tokens after the first pass.before(s) ones of each sequence s.
   /// @throws std::invalid_argument if a shape does not fit or a sequence would exceed the capacity of the state.
   template <int Tokens>
   void infer(const Input& c, BatchRef<Scalar, Out> y, State& state, Tape<Tokens>& tape,
              const Pass& pass = {}) const {
     constexpr const char* where = "ddl::CausalSelfAttention::infer";
-    const Index N = c.cols(), T = pass.longest(), P = pass.position, S = pass.sequences(where, N);
+    const Index N = c.cols(), T = pass.longest(), S = pass.sequences(where, N);
     const Index capacity = S > 0 ? state.key.cols() / S : 0;
     check_shape(where, "c", c, c_q.inputs(), N);
     check_shape(where, "y", y, c_proj.outputs(), N);
     check_shape(where, "the keys of the state", state.key, inner(), S * capacity);
-    if (P < 0) fail(where, "the position", std::to_string(P), "at least 0");
-    if (P + T > capacity)
-      fail(where, "a sequence", std::to_string(P + T) + " tokens long",
-           "at most the capacity of the state, " + std::to_string(capacity));
+    for (Index s = 0; s < S; ++s) {
+      const Index P = pass.before(s), end = P + pass.sequence(s).length();
+      if (P < 0) fail(where, "the position", std::to_string(P), "at least 0");
+      if (end > capacity)
+        fail(where, "a sequence", std::to_string(end) + " tokens long",
+             "at most the capacity of the state, " + std::to_string(capacity));
+    }
     project(c, tape, pass, capacity);
     for (Index s = 0; s < S; ++s) {
       const TokenRange tokens = pass.sequence(s);
-      const Index count = tokens.length();
-      state.key.middleCols(s * capacity + P, count) = tape.key.middleCols(tokens.begin, count);
-      state.value.middleCols(s * capacity + P, count) = tape.value.middleCols(tokens.begin, count);
+      const Index count = tokens.length(), first = s * capacity + pass.before(s);
+      state.key.middleCols(first, count) = tape.key.middleCols(tokens.begin, count);
+      state.value.middleCols(first, count) = tape.value.middleCols(tokens.begin, count);
     }
     const Index blocks = pieces_of(T, detail::attention_block);
     pass.executor.for_each(S * heads * blocks, [&](Index piece) {
       const Index head = piece / blocks, s = head / heads;
-      attend(tape, state.key, state.value, head % heads, pass.sequence(s), s * capacity, P,
+      attend(tape, state.key, state.value, head % heads, pass.sequence(s), s * capacity, pass.before(s),
              piece % blocks * detail::attention_block);
     });
     c_proj.forward(tape.output, y, pass);
@@ -265,7 +270,8 @@ struct CausalSelfAttention {
     c_v.forward(c, tape.value, pass);
     for_ranges(pass.executor, N, columns_per_piece(inner()), [&](Index begin, Index end) {
       for (Index n = begin; n < end; ++n) {
-        const Index p = pass.position + n - pass.sequence_of(n).begin;
+        const TokenRange tokens = pass.sequence_of(n);
+        const Index p = pass.before(tokens.sequence) + n - tokens.begin;
         for (Index h = 0; h < heads; ++h) {
           tape.query_inverse_rms(h, n) =
               normalize_and_rotate(q_rms, head_of(tape.query, h, n), p, tape.rotary);

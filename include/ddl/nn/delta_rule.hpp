@@ -250,9 +250,9 @@ struct DeltaRule {
     const Index S = pass.sequences("ddl::DeltaRule::infer", c.cols());
     const Index rollback = check_recent("ddl::DeltaRule::infer", state, S);
     project(c, tape, pass);
-    q_conv1d.infer(tape.q, tape.inputs.query, state.q_conv1d, tape.q_conv1d, pass, rollback);
-    k_conv1d.infer(tape.k, tape.inputs.key, state.k_conv1d, tape.k_conv1d, pass, rollback);
-    v_conv1d.infer(tape.v, tape.inputs.value, state.v_conv1d, tape.v_conv1d, pass, rollback);
+    q_conv1d.infer(tape.q, tape.inputs.query, state.q_conv1d, tape.q_conv1d, pass);
+    k_conv1d.infer(tape.k, tape.inputs.key, state.k_conv1d, tape.k_conv1d, pass);
+    v_conv1d.infer(tape.v, tape.inputs.value, state.v_conv1d, tape.v_conv1d, pass);
     normalize(tape, pass);
     if (rollback == 0) {
       delta_scan_infer(scan_settings(), tape.offsets, tape.inputs, state.memory, tape.output, pass.executor);
@@ -302,9 +302,9 @@ struct DeltaRule {
     std::vector<Index> offsets;
     for (Index s = 0; s <= S; ++s) offsets.push_back(s * rollback);
     detail::take_back(sizes, offsets, std::as_const(state), state.error, tokens, state.memory, Serial{});
-    q_conv1d.rewind(state.q_conv1d, S, tokens);
-    k_conv1d.rewind(state.k_conv1d, S, tokens);
-    v_conv1d.rewind(state.v_conv1d, S, tokens);
+    q_conv1d.rewind(state.q_conv1d, tokens);
+    k_conv1d.rewind(state.k_conv1d, tokens);
+    v_conv1d.rewind(state.v_conv1d, tokens);
     for (auto* recent : {&state.key, &state.beta, &state.error}) detail::drop_newest(*recent, S, tokens);
     state.recent.array() -= static_cast<Scalar>(tokens);
   }

@@ -24,10 +24,15 @@
 ///     State make_state(Index sequences, Index capacity) const;
 ///     void infer(x, y, State&, Tape&, const Pass&) const;   forward for the tokens after those in the state
 ///
-/// infer moves the state on by the pass's tokens of each sequence and uses the tape as scratch memory.
+/// infer moves the state on by the pass's tokens of each sequence and uses the tape as scratch memory. A part whose state can
+/// also go back has, in place of that make_state,
+///
+///     State make_state(Index sequences, Index capacity, Index rollback = 0) const;
+///     void rewind(State&, Index tokens) const;       takes back the last tokens of every sequence, at most `rollback`
 #pragma once
 
 #include <concepts>
+#include <string>
 #include <tuple>
 
 #include "ddl/core/parameters.hpp"
@@ -99,13 +104,34 @@ struct StateOf<P> {
 template <class P>
 using StateOf = typename detail::StateOf<P>::type;
 
-/// The state at the start of `sequences` sequences of at most `capacity` tokens each.
+/// A part whose state can take tokens back.
 template <class P>
-StateOf<P> make_state(const P& part, Index sequences, Index capacity) {
-  if constexpr (Stateful<P>)
+concept Rewindable = Stateful<P> && requires(const P& part, StateOf<P>& state, Index count) {
+  part.make_state(count, count, count);
+  part.rewind(state, count);
+};
+
+/// The state at the start of `sequences` sequences of at most `capacity` tokens each.
+/// @param rollback  the most tokens that rewind is to take back.
+/// @throws std::invalid_argument if the part cannot take tokens back and `rollback` is not 0.
+template <class P>
+StateOf<P> make_state(const P& part, Index sequences, Index capacity, Index rollback = 0) {
+  if constexpr (Rewindable<P>) {
+    return part.make_state(sequences, capacity, rollback);
+  } else if constexpr (Stateful<P>) {
+    if (rollback != 0)
+      fail("ddl::make_state", "rollback", std::to_string(rollback),
+           "0: a part of the model has no rewind; copy the state instead");
     return part.make_state(sequences, capacity);
-  else
+  } else {
     return {};
+  }
+}
+
+/// Takes back the last `tokens` tokens of every sequence, at most the state's rollback.
+template <class P>
+void rewind(const P& part, StateOf<P>& state, Index tokens) {
+  if constexpr (Rewindable<P>) part.rewind(state, tokens);
 }
 
 /// infer of a part with memory, forward of one without.

@@ -58,23 +58,19 @@ struct ShortConvolution {
     gradient.weight += tape.dweight.leftCols(weight.cols());
   }
 
-  /// @param rollback  the most tokens that rewind is to take back. The state then holds the last K - 1 + rollback tokens of
-  ///                  each sequence.
+  /// @param rollback  the most tokens that rewind is to take back.
   State make_state(Index sequences, Index channels, Index rollback = 0) const {
-    return {Matrix<Scalar>::Zero(channels, past(rollback) * sequences)};
+    return {Matrix<Scalar>::Zero(channels, past(rollback) * sequences), rollback};
   }
-  /// forward for the tokens after those in the state, which was made for `rollback`.
-  void infer(const Input& x, BatchRef<Scalar> y, State& state, Tape& tape, const Pass& pass = {},
-             Index rollback = 0) const {
-    const detail::Windows layout{pass, past(rollback)};
+  /// forward for the tokens after those in the state.
+  void infer(const Input& x, BatchRef<Scalar> y, State& state, Tape& tape, const Pass& pass = {}) const {
+    const detail::Windows layout{pass, past(state.rollback)};
     detail::extend_windows("ddl::ShortConvolution::infer", x, 1, layout, state, tape.windows);
     convolve(tape.windows, layout, y);
     activate(Activation::silu, y, y, pass.executor);
   }
   /// Takes the last `tokens` tokens of each sequence back, at most as many as the state was made for.
-  void rewind(State& state, Index sequences, Index tokens) const {
-    detail::drop_newest(state.history, sequences, tokens);
-  }
+  void rewind(State& state, Index tokens) const { detail::rewind_windows(state, weight.cols(), 1, tokens); }
 
  private:
   Index past(Index rollback) const noexcept { return weight.size() == 0 ? 0 : weight.cols() - 1 + rollback; }

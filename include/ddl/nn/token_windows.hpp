@@ -11,13 +11,15 @@
 
 namespace ddl {
 
-/// The state of a causal convolution over tokens: the last K - 1 tokens of each of S sequences, `columns` columns each.
+/// The state of a causal convolution over tokens: the last K - 1 tokens of each of S sequences, `columns` columns each, and
+/// as many before them as can be taken back.
 ///
-///   history   d x ((K - 1) columns S), the newest token of a sequence last; zero before the first
+///   history   d x ((K - 1 + rollback) columns S), the newest token of a sequence last; zero before the first
 template <class Scalar_, int Rows = Dynamic>
 struct ConvolutionState {
   using Scalar = Scalar_;
   Matrix<Scalar, Rows, Dynamic> history;
+  Index rollback = 0;
 
   static constexpr auto parameters() { return std::tuple(parameter("history", &ConvolutionState::history)); }
 };
@@ -74,6 +76,13 @@ void drop_newest(M& history, Index S, Index count) {
     std::copy_backward(begin, begin + (room - count) * rows, begin + room * rows);
     std::fill_n(begin, count * rows, typename M::Scalar(0));
   }
+}
+
+/// Takes back the last tokens of every sequence of a convolution's state, of m columns each.
+template <class State>
+void rewind_windows(State& state, Index kernel, Index m, Index tokens) {
+  const Index held = (kernel - 1 + state.rollback) * m;
+  if (state.history.size() > 0) drop_newest(state.history, state.history.cols() / held, tokens * m);
 }
 
 /// x_n = sum over c of w_c * X_c', where c' runs over the columns of the states of token n and of the tokens before it

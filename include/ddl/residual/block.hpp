@@ -131,8 +131,14 @@ struct DeltaConnection {
     delta_update_forward(update, X, edit.inputs, edit.tape, Y, k_eps, pass.executor);
   }
 
-  State make_state(const Compressor& compressor, Index sequences, Index capacity) const {
-    return {ddl::make_state(compressor, sequences, capacity), ddl::make_state(sublayer, sequences, capacity)};
+  State make_state(const Compressor& compressor, Index sequences, Index capacity, Index rollback = 0) const {
+    return {ddl::make_state(compressor, sequences, capacity, rollback),
+            ddl::make_state(sublayer, sequences, capacity, rollback)};
+  }
+  /// Takes back the last tokens of every sequence.
+  void rewind(const Compressor& compressor, State& state, Index tokens) const {
+    ddl::rewind(compressor, state.compressor, tokens);
+    ddl::rewind(sublayer, state.sublayer, tokens);
   }
 
   /// The inputs of the edits from X.
@@ -294,8 +300,8 @@ struct DeltaResidualBlock
   static void for_each_block_reversed(F&& f, const DeltaResidualBlock& block, Values&... values) {
     f(static_cast<const Connection&>(block), values...);
   }
-  State make_state(Index sequences, Index capacity) const {
-    return Connection::make_state(compressor, sequences, capacity);
+  State make_state(Index sequences, Index capacity, Index rollback = 0) const {
+    return Connection::make_state(compressor, sequences, capacity, rollback);
   }
 
  private:

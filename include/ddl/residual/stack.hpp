@@ -74,10 +74,19 @@ struct DeltaStack {
     std::vector<typename Layer::State> layers;
     StateOf<Compressor> readout;
     Index sequences = 1;
-    Index position = 0;  ///< tokens of each sequence so far
-    Index capacity = 0;  ///< the most there may be
+    Index position = 0;         ///< tokens of the longest sequence so far
+    std::vector<Index> behind;  ///< by how many tokens each sequence is shorter
+    Index capacity = 0;         ///< the most tokens of a sequence
+    Index rollback = 0;         ///< the most tokens that rewind takes back
+    Index recent = 0;           ///< the tokens of every sequence that it can take back now
     ModelSizes sizes;
     Tape<Tokens> tape;  ///< scratch memory
+
+    /// Begins new sequences. The matrices of the parts are not set.
+    void restart() {
+      position = recent = 0;
+      std::fill(behind.begin(), behind.end(), Index(0));
+    }
   };
 
   std::vector<Layer> layers;
@@ -184,35 +193,90 @@ struct DeltaStack {
   }
 
   template <int Tokens>
-  void make_state(StackState<Tokens>& state, Index sequences, Index capacity, const ModelSizes& sizes) const {
+  void make_state(StackState<Tokens>& state, Index sequences, Index capacity, Index rollback,
+                  const ModelSizes& sizes) const {
     make_tape(state.tape, Memory::inference, sizes);
     state.layers.reserve(layers.size());
-    for (const Layer& layer : layers) state.layers.push_back(layer.make_state(sequences, capacity));
-    state.readout = ddl::make_state(readout, sequences, capacity);
+    for (const Layer& layer : layers) state.layers.push_back(layer.make_state(sequences, capacity, rollback));
+    state.readout = ddl::make_state(readout, sequences, capacity, rollback);
     state.sequences = sequences;
+    state.behind.assign(static_cast<std::size_t>(sequences), 0);
     state.capacity = capacity;
+    state.rollback = rollback;
     state.sizes = sizes;
   }
 
-  /// The pass for N more tokens. @throws std::invalid_argument if the state or the number of tokens does not fit.
+  /// N more tokens, the same number of each sequence.
+  /// @throws std::invalid_argument if N is no multiple of the number of sequences.
   template <int Tokens>
-  Pass begin_infer(const char* where, StackState<Tokens>& state, const ModelSizes& sizes, Index N,
-                   const ExecutorRef& executor) const {
-    TapeUse::check_sizes(where, "the state", state.sizes, sizes);
-    if (state.layers.size() != layers.size() || state.tape.states.empty())
-      fail(where, "the state", "empty (moved from)", "one from make_state");
+  static Pass even_pass(const char* where, const StackState<Tokens>& state, Index N,
+                        const ExecutorRef& executor) {
     if (N % state.sequences != 0)
       fail(where, "the number of tokens", std::to_string(N),
            "a multiple of the " + std::to_string(state.sequences) + " sequences");
-    const Index T = N / state.sequences;
-    if (T > state.capacity - state.position)
-      fail(where, "a sequence", std::to_string(state.position + T) + " tokens long",
-           "at most the capacity, " + std::to_string(state.capacity));
+    return {executor, (std::max)(Index(1), N / state.sequences)};
+  }
+  /// Makes room for N more tokens. @return the pass with the positions of the state, on which end_infer moves.
+  /// @throws std::invalid_argument if the state or the numbers of sequences and tokens do not fit.
+  template <int Tokens>
+  Pass begin_infer(const char* where, StackState<Tokens>& state, const ModelSizes& sizes, Index N,
+                   Pass pass) const {
+    check_state(where, state, sizes);
+    const Index S = pass.sequences(where, N);
+    if (N > 0 && S != state.sequences)
+      fail(where, "the number of sequences", std::to_string(S),
+           "that of the state, " + std::to_string(state.sequences));
+    pass.position = state.position;
+    pass.behind = state.behind;
+    for (Index s = 0; s < S; ++s)
+      if (const Index after = pass.before(s) + pass.sequence(s).length(); after > state.capacity)
+        fail(where, "a sequence", std::to_string(after) + " tokens long",
+             "at most the capacity, " + std::to_string(state.capacity));
     begin_forward(where, state.tape, sizes, N);
-    return {executor, (std::max)(Index(1), T), state.position};
+    return pass;
+  }
+  template <int Tokens>
+  void end_infer(StackState<Tokens>& state, const Pass& pass) const {
+    if (state.tape.features.cols() == 0) return;
+    const auto after = [&](Index s) { return pass.before(s) + pass.sequence(s).length(); };
+    Index longest = 0, fewest = state.rollback;
+    for (Index s = 0; s < state.sequences; ++s) {
+      longest = (std::max)(longest, after(s));
+      fewest = (std::min)(fewest, pass.sequence(s).length());
+    }
+    for (Index s = 0; s < state.sequences; ++s)
+      state.behind[static_cast<std::size_t>(s)] = longest - after(s);
+    state.position = longest;
+    state.recent = (std::min)(state.rollback, state.recent + fewest);
+  }
+
+  /// Takes back the last tokens of every sequence.
+  /// @throws std::invalid_argument if the state does not fit or cannot take back as many; it is left as it was.
+  template <int Tokens>
+  void rewind_stack(const char* where, StackState<Tokens>& state, const ModelSizes& sizes,
+                    Index tokens) const {
+    check_state(where, state, sizes);
+    if (tokens < 0 || tokens > state.recent)
+      fail(where, "tokens", std::to_string(tokens),
+           "from 0 to the " + std::to_string(state.recent) + " that a state with a rollback of " +
+               std::to_string(state.rollback) + " can take back now");
+    if (tokens == 0) return;
+    for (std::size_t l = 0; l < layers.size(); ++l)
+      Layer::for_each_block(
+          [&](const auto& block, auto& memory) { block.rewind(layers[l].compressor, memory, tokens); },
+          layers[l], state.layers[l]);
+    ddl::rewind(readout, state.readout, tokens);
+    state.position -= tokens;
+    state.recent -= tokens;
   }
 
  private:
+  template <int Tokens>
+  void check_state(const char* where, const StackState<Tokens>& state, const ModelSizes& sizes) const {
+    TapeUse::check_sizes(where, "the state", state.sizes, sizes);
+    if (state.layers.size() != layers.size() || state.tape.states.empty())
+      fail(where, "the state", "empty (moved from)", "one from make_state");
+  }
   /// Layer l's entry, or the one that all layers share.
   template <class T>
   static T& entry(std::vector<T>& entries, std::size_t l) {

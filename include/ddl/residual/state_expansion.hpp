@@ -89,15 +89,16 @@ struct StateExpansion {
       detail::tap_of(gradient.weight, m, t) += tape.dmix.middleCols(t * m, m).transpose();
   }
 
-  State make_state(Index sequences, Index) const {
-    return {Matrix<Scalar, Rows, Dynamic>::Zero(width, past() * sequences)};
+  State make_state(Index sequences, Index, Index rollback = 0) const {
+    return {Matrix<Scalar, Rows, Dynamic>::Zero(width, past(rollback) * sequences), rollback};
   }
+  void rewind(State& state, Index tokens) const { detail::rewind_windows(state, kernel(), 1, tokens); }
   /// @throws std::invalid_argument if a shape does not fit or the state is of another size.
   void infer(const Input& x, BatchRef<Scalar, Rows> X, State& state, Tape& tape,
              const Pass& pass = {}) const {
     constexpr const char* where = "ddl::StateExpansion::infer";
     check(where, x, X, pass);
-    const detail::Windows layout{pass, past()};
+    const detail::Windows layout{pass, past(state.rollback)};
     detail::extend_windows(where, x, 1, layout, state, tape.windows);
     convolve(tape.windows, layout, X, tape);
   }
@@ -129,7 +130,7 @@ struct StateExpansion {
   }
 
   Index kernel() const noexcept { return weight.cols(); }
-  Index past() const noexcept { return (std::max)(Index(1), kernel()) - 1; }
+  Index past(Index rollback) const noexcept { return repeats() ? 0 : kernel() - 1 + rollback; }
   bool repeats() const noexcept { return kernel() == 0; }
   /// The taps that token `position` of a sequence has tokens for.
   Index taps(Index position) const noexcept { return (std::min)(kernel(), position + 1); }

@@ -79,15 +79,19 @@ struct TokenConvolutionCompressor {
     }
   }
 
-  State make_state(Index sequences, Index) const {
-    return {Matrix<Scalar, Rows, Dynamic>::Zero(width(), (weight.cols() - 1) * value_channels() * sequences)};
+  State make_state(Index sequences, Index, Index rollback = 0) const {
+    const Index held = weight.cols() - 1 + rollback;
+    return {Matrix<Scalar, Rows, Dynamic>::Zero(width(), held * value_channels() * sequences), rollback};
+  }
+  void rewind(State& state, Index tokens) const {
+    detail::rewind_windows(state, weight.cols(), value_channels(), tokens);
   }
   /// @throws std::invalid_argument if the state is of another size.
   template <int Tokens>
   Input infer(const Input& X, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
     constexpr const char* where = "ddl::TokenConvolutionCompressor::infer";
     const Index N = checked(where, X, pass);
-    const detail::Windows layout{pass, weight.cols() - 1};
+    const detail::Windows layout{pass, weight.cols() - 1 + state.rollback};
     detail::extend_windows(where, X, value_channels(), layout, state, tape.windows);
     return mix(tape.windows, layout, N, tape);
   }

@@ -80,12 +80,16 @@ struct VariantPart {
     });
   }
 
-  State make_state(Index sequences, Index capacity) const {
+  /// @throws std::invalid_argument if the chosen part cannot take tokens back and `rollback` is not 0.
+  State make_state(Index sequences, Index capacity, Index rollback = 0) const {
     State state;
     choose(part.index(), [&](auto i) {
-      state.of.template emplace<i>(ddl::make_state(std::get<i>(part), sequences, capacity));
+      state.of.template emplace<i>(ddl::make_state(std::get<i>(part), sequences, capacity, rollback));
     });
     return state;
+  }
+  void rewind(State& state, Index tokens) const {
+    choose(part.index(), [&](auto i) { ddl::rewind(std::get<i>(part), state_of_chosen<i>(state), tokens); });
   }
   /// @throws std::invalid_argument if the state is that of another alternative.
   template <class X, class Y, int Tokens>
