@@ -10,10 +10,6 @@
 /// heap;
 ///          `residual_stream`, the share of them that states and edits take where nothing else is kept,
 ///          against stored states; `relative_speed`, the time with everything stored over this one's.
-#if defined(__GLIBC__) || __has_include(<malloc.h>)
-#include <malloc.h>
-#endif
-
 #include "training.hpp"
 
 namespace {
@@ -111,24 +107,14 @@ void step(benchmark::State& state) {
 // --- memory
 // -------------------------------------------------------------------------------------------------------
 
-/// What the heap holds, in bytes; 0 where the C library does not say.
-double heap_bytes() {
-#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
-  const auto info = mallinfo2();
-  return double(info.uordblks + info.hblkhd);
-#else
-  return 0;
-#endif
-}
-
 /// What a tape of `depth` layers takes after a step.
 double tape_bytes(Index width, Index batch, ddl::Memory memory, Index depth) {
   bench::Training training(width, batch, memory, depth);
   training.tape = {};
-  const double before = heap_bytes();
+  const double before = bench::heap_bytes();
   training.tape = training.net.make_tape(memory);
   training.differentiate();
-  return heap_bytes() - before;
+  return bench::heap_bytes() - before;
 }
 
 double bytes_per_token_and_layer(Index width, Index batch, ddl::Memory memory) {

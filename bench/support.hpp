@@ -9,6 +9,9 @@
 #if __has_include(<dlfcn.h>)
 #include <dlfcn.h>
 #endif
+#if __has_include(<malloc.h>)
+#include <malloc.h>
+#endif
 
 #include <Eigen/Core>
 #include <algorithm>
@@ -154,6 +157,16 @@ class Copy {
  private:
   std::vector<char> from_, to_;
 };
+
+/// What the heap holds, in bytes; 0 where the C library does not say.
+inline double heap_bytes() {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
+  const auto info = mallinfo2();
+  return double(info.uordblks + info.hblkhd);
+#else
+  return 0;
+#endif
+}
 
 // --- timing
 // -------------------------------------------------------------------------------------------------------
