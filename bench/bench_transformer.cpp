@@ -231,7 +231,7 @@ int main(int argc, char** argv) {
                     sharded(state, name);
                   })->ArgNames({"batch", "threads", "shards"});
     for (const Index batch : {1, 4, 16, 64})
-      for (Index threads = 1; threads <= bench::hardware_threads(); threads *= 2)
+      for (const Index threads : bench::powers_of_two_threads())
         if (batch <= 16 * threads)
           for (const Index shards : std::set<Index>{1, (std::min)(batch, threads), batch})
             cells->Args({batch, threads, shards});

@@ -114,6 +114,13 @@ inline std::vector<Index> thread_counts() {
   return {1, hardware_threads()};
 }
 
+/// 1, 2, 4 .. up to all.
+inline std::vector<Index> powers_of_two_threads() {
+  std::vector<Index> counts;
+  for (Index threads = 1; threads <= hardware_threads(); threads *= 2) counts.push_back(threads);
+  return counts;
+}
+
 /// Calls f(executor) with an executor of that many threads.
 template <class F>
 void with_threads(Index threads, F&& f) {
