@@ -184,7 +184,7 @@ void sharded(benchmark::State& state, const std::string& name) {
     double seconds = 1e9, update_seconds = 1e9, rate = peak.measure(executor);
     for (auto _ : state) {
       const auto start = bench::Clock::now();
-      for (int i = 0; i < 2 || (i < 100 && bench::seconds_since(start) < 0.4); ++i) {
+      for (int i = 0; i < 2 || (i < 100 && bench::seconds_since(start) < 0.25); ++i) {
         batches.next();
         const auto begin = bench::Clock::now();
         Model& gradient = step.compute(model, batches, total, executor);
