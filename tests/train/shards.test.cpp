@@ -75,6 +75,20 @@ TEST_CASE("gradients are added in the order of a binary tree, on any executor", 
   CHECK(parameters_of(threaded.sum(pool)) == expected.front());
 }
 
+TEST_CASE("a step begins with gradients of zero, after a sum and after a step that was not added up",
+          "[train][shards]") {
+  const auto model = net();
+  const auto all_zero = [](Net& gradient) {
+    return std::ranges::all_of(parameters_of(gradient), [](float p) { return p == 0; });
+  };
+  ShardGradients<Net> gradients(model, 3);
+  const bool summed = GENERATE(false, true);
+  for (Index s = 0; s < 3; ++s)
+    for_each_parameter([](const ParameterPath&, auto& p) { p.setOnes(); }, gradients.zeroed(s));
+  if (summed) CHECK(!all_zero(gradients.sum()));
+  for (Index s = 0; s < 3; ++s) CHECK(all_zero(gradients.zeroed(s)));
+}
+
 TEST_CASE("shards with ignored labels and of unequal sizes add up to the gradient of the whole batch",
           "[train][shards][grad]") {
   const auto data = samples();
@@ -96,7 +110,7 @@ TEST_CASE("shards with ignored labels and of unequal sizes add up to the gradien
     const auto& prediction = model.forward(x.middleCols(begin, count), tape);
     grad.resize(4, count);
     total += softmax_cross_entropy_sum(prediction, labels, 40, grad);
-    model.backward(grad, tape, gradients[s]);
+    model.backward(grad, tape, gradients.zeroed(s));
   }
   CHECK(total.count == 40);
   CHECK(total.mean() == Catch::Approx(loss).epsilon(1e-14));
@@ -169,7 +183,7 @@ TEST_CASE("every rank begins with the run of rank 0, and stops when an observer 
   const auto data = samples();
   ThreadRanks(4).run([&](Communicator& ranks) {
     NetRun run(Net({.inputs = 3, .outputs = 4, .width = 12, .value_channels = 2, .depth = 2},
-                static_cast<std::uint64_t>(ranks.rank())));
+                   static_cast<std::uint64_t>(ranks.rank())));
     SupervisedBatches<float> batches(data.view(), {.batch_size = 16, .shards = 4});
     const auto result = fit(run, batches, {.steps = 9, .ranks = &ranks}, [&](const auto& context) {
       return ranks.rank() != 2 || context.report.step < 3;
