@@ -5,6 +5,7 @@
 #include "ddl/data/language.hpp"
 #include "ddl/data/supervised.hpp"
 #include "support/catch.hpp"
+#include "support/executors.hpp"
 #include "support/thread_ranks.hpp"
 
 using namespace ddl;
@@ -73,6 +74,18 @@ TEST_CASE("gradients are added in the order of a binary tree, on any executor", 
       for (std::size_t j = 0; j < expected[i].size(); ++j) expected[i][j] += expected[i + stride][j];
   CHECK(parameters_of(serial.sum()) == expected.front());
   CHECK(parameters_of(threaded.sum(pool)) == expected.front());
+}
+
+TEST_CASE("no thread is woken for a step of a small net", "[train][shards]") {
+  const Net small({.inputs = 64, .outputs = 10, .width = 32, .value_channels = 4, .depth = 2}, 5);
+  Dataset<float> data;
+  data.inputs.setRandom(64, 64);
+  data.labels.assign(64, 3);
+  SupervisedBatches<float> batches(data.view(), {.batch_size = 64});
+  NetRun run(small);
+  int loops = 0;
+  fit_on(Counting{loops}, run, batches, {.steps = 1});
+  CHECK(loops == 0);
 }
 
 TEST_CASE("a step begins with gradients of zero, after a sum and after a step that was not added up",
