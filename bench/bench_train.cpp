@@ -6,13 +6,14 @@
 /// products
 ///          are taken by the faster of ddl::product and Eigen's own noalias() product. `scaling` is the time
 ///          on one thread over that on all.
+/// shards   the same as fit computes it, for a batch cut into shards. `one_shard` is the time of a batch that is not cut,
+///          on the same threads, over ours; `scaling` as above.
 /// memory   the four ways to keep what backward needs: bytes of tape per token and layer, as measured on the
 /// heap;
 ///          `residual_stream`, the share of them that states and edits take where nothing else is kept,
 ///          against stored states; `relative_speed`, the time with everything stored over this one's.
-#if defined(__GLIBC__) || __has_include(<malloc.h>)
-#include <malloc.h>
-#endif
+#include <ddl/data/supervised.hpp>
+#include <ddl/train/sharded_step.hpp>
 
 #include "training.hpp"
 
@@ -108,27 +109,58 @@ void step(benchmark::State& state) {
   bench::take_faster(state, "share_of_gemms", "gemms_ddl", "gemms_eigen");
 }
 
+/// A step on the batch of a `bench::Training`, which fit would cut into shards.
+class ShardedTraining {
+ public:
+  ShardedTraining(bench::Training& training, Index shards)
+      : training_(training),
+        data_{{}, training.labels, {}},
+        batches_((data_.inputs = training.x, data_.view()),
+                 {.batch_size = training.x.cols(), .shards = shards}),
+        step_(training.net, shards, ddl::Memory::training, nullptr) {
+    batches_.next();
+  }
+
+  template <ddl::Executor E>
+  void run(const E& executor) {
+    auto& gradient = step_.compute(training_.net, batches_, total_, executor);
+    ddl::clip_global_norm(gradient, 1, executor);
+    training_.optimizer.step(training_.net, gradient, executor);
+  }
+
+ private:
+  bench::Training& training_;
+  ddl::Dataset<float> data_;
+  ddl::SupervisedBatches<float> batches_;
+  ddl::detail::ShardedStep<bench::Net> step_;
+  ddl::detail::ShardedStep<bench::Net>::Result total_;
+};
+
+/// Arguments: width, batch, threads, shards.
+void shards(benchmark::State& state) {
+  const Index width = state.range(0), batch = state.range(1), threads = state.range(2);
+  bench::Training training(width, batch);
+  ShardedTraining cut(training, state.range(3)), whole(training, 1);
+  bench::with_threads(threads, [&](const auto& executor) {
+    std::vector<bench::Contestant> baselines;
+    baselines.emplace_back("one_shard", [&] { whole.run(executor); });
+    if (threads > 1) baselines.emplace_back("scaling", [&] { cut.run(ddl::Serial{}); });
+    bench::paired(
+        state, [&] { cut.run(executor); }, std::move(baselines));
+  });
+}
+
 // --- memory
 // -------------------------------------------------------------------------------------------------------
-
-/// What the heap holds, in bytes; 0 where the C library does not say.
-double heap_bytes() {
-#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
-  const auto info = mallinfo2();
-  return double(info.uordblks + info.hblkhd);
-#else
-  return 0;
-#endif
-}
 
 /// What a tape of `depth` layers takes after a step.
 double tape_bytes(Index width, Index batch, ddl::Memory memory, Index depth) {
   bench::Training training(width, batch, memory, depth);
   training.tape = {};
-  const double before = heap_bytes();
+  const double before = bench::heap_bytes();
   training.tape = training.net.make_tape(memory);
   training.differentiate();
-  return heap_bytes() - before;
+  return bench::heap_bytes() - before;
 }
 
 double bytes_per_token_and_layer(Index width, Index batch, ddl::Memory memory) {
@@ -157,8 +189,11 @@ void memory(benchmark::State& state, ddl::Memory mode) {
 int main(int argc, char** argv) {
   using ddl::Memory;
   auto* steps = bench::add("step", step)->ArgNames({"width", "batch", "threads"});
-  for (const Index threads : bench::thread_counts())
+  auto* cut = bench::add("shards", shards)->ArgNames({"width", "batch", "threads", "shards"});
+  for (const Index threads : bench::powers_of_two_threads()) {
     steps->Args({256, 1024, threads})->Args({32, 64, threads});
+    cut->Args({256, 1024, threads, 16})->Args({32, 64, threads, 4});
+  }
   for (const auto& [name, mode] : {std::pair{"training", Memory::training},
                                    {"recompute", Memory::recompute},
                                    {"reversible", Memory::reversible},

@@ -9,6 +9,9 @@
 #if __has_include(<dlfcn.h>)
 #include <dlfcn.h>
 #endif
+#if __has_include(<malloc.h>)
+#include <malloc.h>
+#endif
 
 #include <Eigen/Core>
 #include <algorithm>
@@ -163,6 +166,13 @@ inline std::vector<Index> thread_counts() {
   return {1, hardware_threads()};
 }
 
+/// 1, 2, 4 .. up to all.
+inline std::vector<Index> powers_of_two_threads() {
+  std::vector<Index> counts;
+  for (Index threads = 1; threads <= hardware_threads(); threads *= 2) counts.push_back(threads);
+  return counts;
+}
+
 /// Calls f(executor) with an executor of that many threads.
 template <class F>
 void with_threads(Index threads, F&& f) {
@@ -206,6 +216,16 @@ class Copy {
  private:
   std::vector<char> from_, to_;
 };
+
+/// What the heap holds, in bytes; 0 where the C library does not say.
+inline double heap_bytes() {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
+  const auto info = mallinfo2();
+  return double(info.uordblks + info.hblkhd);
+#else
+  return 0;
+#endif
+}
 
 // --- timing
 // -------------------------------------------------------------------------------------------------------

@@ -2,11 +2,15 @@
 """Times a training step of the DDL Transformer (forward, cross-entropy, backward) in PyTorch and in ddl, in one process.
 
     python3 bench/pytorch/compare_transformer.py [--threads 16] [--eigen /usr/include/eigen3]
+        [--variants vdim1 cc_ec] [--batches 1 4 16 64] [--peers eager compile compile_bf16] [--memory]
 
-4 layers, d = 256, 4 heads of 64, vocabulary 256; 4 sequences of 256 tokens, float. Both have the same weights; loss and
-gradients are compared before anything is timed. Each figure is the best of several bursts, ours and theirs in turn.
-Modes are ddl::Memory's. "MiB" is by how much a process grew at its largest while it made the model and took three steps;
-PyTorch keeps all activations. transformer.py checks PyTorch's model against reference numbers.
+4 layers, d = 256, 4 heads of 64, vocabulary 256; sequences of 256 tokens, float. Both have the same weights; losses and
+gradients are compared before anything is timed. Each figure is the best of several bursts, all contestants in turn.
+
+ddl's rows are a way to keep what backward needs (ddl::Memory) and a number of shards. PyTorch's are eager mode,
+torch.compile, and torch.compile under autocast to bfloat16; compiling takes about a minute for each. "ratio" is a row's
+time over the best of ddl's rows. With --memory, "MiB" is by how much a process grew at its largest while it made the model
+and took three steps; PyTorch keeps all activations. transformer.py checks PyTorch's model against reference numbers.
 """
 import argparse
 import ctypes
@@ -16,6 +20,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 import torch
 
@@ -25,7 +30,7 @@ from transformer import Settings, Transformer, error, largest, loss_of, read_saf
 MODES = ["training", "reversible", "reversible_recompute"]
 VARIANTS = ["vdim1", "tc", "tc_ec", "cc", "cc_ec"]
 CONFIG = dict(vocab_size=256, num_hidden_layers=4, num_attention_heads=4, head_dim=64, hidden_size=256, block_size=256)
-BATCH, LENGTH = 4, 256
+LENGTH = 256
 
 
 def make_model(variant):
@@ -56,10 +61,12 @@ def save(model, path):
 
 
 class Ours:
-    def __init__(self, lib, path, threads, mode):
+    def __init__(self, lib, path, threads, mode, shards):
         lib.ddl_make.restype = ctypes.c_void_p
         lib.ddl_step.restype = ctypes.c_float
-        self.lib, self.made = lib, ctypes.c_void_p(lib.ddl_make(path.encode(), ctypes.c_long(threads), MODES.index(mode)))
+        self.lib = lib
+        self.made = ctypes.c_void_p(lib.ddl_make(path.encode(), ctypes.c_long(threads), MODES.index(mode),
+                                                 ctypes.c_long(shards)))
 
     def __del__(self):
         self.lib.ddl_free(self.made)
@@ -73,47 +80,65 @@ class Ours:
         return read_safetensors(path)[1]
 
 
-def theirs(model, tokens, targets):
-    model.zero_grad(set_to_none=True)
-    loss = loss_of(model, tokens, targets)
-    loss.backward()
-    return loss.item()
+class Theirs:
+    def __init__(self, model, peer):
+        self.model, self.bf16 = model, peer == "compile_bf16"
+        self.run = model if peer == "eager" else torch.compile(model, dynamic=False)
+
+    def step(self, tokens, targets):
+        self.model.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+            loss = loss_of(self.run, tokens, targets)
+        loss.backward()
+        return loss.item()
 
 
-def batch():
+def random_batch(size):
     torch.manual_seed(2)
-    return [torch.randint(0, 256, (BATCH, LENGTH), dtype=torch.int32) for _ in range(2)]
+    return [torch.randint(0, 256, (size, LENGTH), dtype=torch.int32) for _ in range(2)]
 
 
-def compare(library, threads, variant, path):
-    lib = ctypes.CDLL(library)
-    tokens, targets = batch()
-    long_tokens, long_targets = tokens.long(), targets.long()
+def contestants(options, lib, variant, size, path):
+    """Their names and steps; loss and gradients have been compared."""
+    tokens, targets = random_batch(size)
+    theirs = tokens.long(), targets.long()
     model = make_model(variant)
     save(model, path)
-    steps = []
-    for mode in MODES:
-        ours = Ours(lib, path, threads, mode)
-        losses = ours.step(tokens, targets), theirs(model, long_tokens, long_targets)
-        gradient = ours.gradient(path + ".gradient")
-        off = largest([error(gradient[name], p.grad) for name, p in model.named_parameters()])
-        if not (abs(losses[0] - losses[1]) <= 1e-5 * losses[1] and off <= 1e-4):
-            sys.exit(f"{variant}, {mode}: losses {losses}, gradients differ by {off:.1e}: nothing was timed")
-        steps.append(lambda ours=ours: ours.step(tokens, targets))
-    return best([*steps, lambda: theirs(model, long_tokens, long_targets)], 3)
+    expected = Theirs(model, "eager").step(*theirs)
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    found = []
+    for mode in options.modes:
+        for shards in sorted({min(size, shards or size) for shards in options.shards}):
+            ours, name = Ours(lib, path, options.threads, mode, shards), f"ddl {mode}, shards: {shards}"
+            loss, gradient = ours.step(tokens, targets), ours.gradient(path + ".gradient")
+            off = largest([error(gradient[name], g) for name, g in gradients.items()])
+            if not (abs(loss - expected) <= 1e-5 * expected and off <= 1e-4):
+                sys.exit(f"{variant}, {name}: losses {loss}, {expected}, gradients differ by {off:.1e}: nothing was timed")
+            found.append((name, lambda ours=ours: ours.step(tokens, targets)))
+    for peer in options.peers:
+        start = time.perf_counter()
+        peers = Theirs(model, peer)
+        loss = peers.step(*theirs)
+        if not abs(loss - expected) <= (2e-2 if peers.bf16 else 1e-5) * expected:
+            sys.exit(f"{variant}, {peer}: losses {loss}, {expected}: nothing was timed")
+        if peer != "eager":
+            print(f"{variant}, batch {size}: {peer} took {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        found.append(("PyTorch " + peer, lambda peers=peers: peers.step(*theirs)))
+    return found
 
 
-def growth(library, threads, variant, path, who):
+def growth(options, library, variant, size, path, who):
     """In MiB, in this process, which has taken a step on 8 tokens before: code and threads do not count."""
     lib = ctypes.CDLL(library)
 
     def steps(tokens, targets):
-        if who == "pytorch":
-            model = make_model(variant)
+        if who.startswith("PyTorch"):
+            theirs = Theirs(make_model(variant), who.split()[1])
             for _ in range(3):
-                theirs(model, tokens.long(), targets.long())
+                theirs.step(tokens.long(), targets.long())
         else:
-            ours = Ours(lib, path, threads, who)
+            mode, shards = who.removeprefix("ddl ").split(", shards: ")
+            ours = Ours(lib, path, options.threads, mode, min(int(shards), len(tokens)))
             for _ in range(3):
                 ours.step(tokens, targets)
 
@@ -121,7 +146,7 @@ def growth(library, threads, variant, path, who):
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith(key))
 
-    tokens, targets = batch()
+    tokens, targets = random_batch(int(size))
     steps(tokens[:1, :8].contiguous(), targets[:1, :8].contiguous())
     ctypes.CDLL(None).malloc_trim(0)  # or what those steps gave back would be had for nothing
     before = kib("VmRSS")
@@ -132,26 +157,33 @@ def growth(library, threads, variant, path, who):
 
 
 def main():
-    options = arguments(__doc__, variants=dict(nargs="*", default=VARIANTS),
-                        growth=dict(nargs=4, help=argparse.SUPPRESS))
+    options = arguments(__doc__, variants=dict(nargs="*", default=VARIANTS), batches=dict(nargs="*", type=int, default=[4]),
+                        peers=dict(nargs="*", default=["eager"], choices=["eager", "compile", "compile_bf16"]),
+                        modes=dict(nargs="*", default=["training"], choices=MODES),
+                        shards=dict(nargs="*", type=int, default=[1, 0], help="0: one for each sequence"),
+                        seconds=dict(type=float, default=1, help="for each contestant"),
+                        memory=dict(action="store_true"), library=dict(help="built before"), growth=dict(nargs=5, help=argparse.SUPPRESS))
     torch.set_num_threads(options.threads)
     if options.growth:
-        library, variant, path, who = options.growth
-        return print(growth(library, options.threads, variant, path, who))
-    library = build_library("transformer_library.cpp", options.eigen, options.flags)
+        return print(growth(options, *options.growth))
+    library = options.library or build_library("transformer_library.cpp", options.eigen, options.flags)
+    lib = ctypes.CDLL(library)
     print(f"PyTorch {torch.__version__}, {os.cpu_count()} hardware threads, {torch.backends.cpu.get_cpu_capability()}")
-    print("\n| threads | variant | mode | ddl ms | PyTorch ms | PyTorch / ddl | ddl MiB | PyTorch MiB | ddl / PyTorch |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("\n| threads | variant | batch | contestant | ms | ratio |" + (" MiB |" if options.memory else ""))
+    print("| --- | --- | --- | --- | --- | --- |" + (" --- |" if options.memory else ""))
     for variant in options.variants:
         path = os.path.join(tempfile.mkdtemp(), variant + ".safetensors")
-        times = compare(library, options.threads, variant, path)
-        grown = [
-            float(subprocess.run([sys.executable, __file__, "--threads", str(options.threads), "--growth", library,
-                                  variant, path, who], check=True, stdout=subprocess.PIPE).stdout)
-            for who in (*MODES, "pytorch")]
-        for mode, time, size in zip(MODES, times, grown):
-            print(f"| {options.threads} | {variant} | {mode} | {time*1e3:.1f} | {times[-1]*1e3:.1f} | {times[-1]/time:.2f} |"
-                  f" {size:.0f} | {grown[-1]:.0f} | {size/grown[-1]:.2f} |", flush=True)
+        for size in options.batches:
+            found = contestants(options, lib, variant, size, path)
+            times = best([step for _, step in found], options.seconds)
+            ours = min(t for (name, _), t in zip(found, times) if name.startswith("ddl"))
+            for (name, _), seconds in zip(found, times):
+                row = f"| {options.threads} | {variant} | {size} | {name} | {seconds*1e3:.1f} | {seconds/ours:.2f} |"
+                if options.memory:
+                    grown = subprocess.run([sys.executable, __file__, "--threads", str(options.threads), "--growth", library,
+                                            variant, str(size), path, name], check=True, stdout=subprocess.PIPE).stdout
+                    row += f" {float(grown):.0f} |"
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

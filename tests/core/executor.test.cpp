@@ -9,6 +9,7 @@
 
 using ddl::Index;
 using ddl::test::Backwards;
+using ddl::test::Counting;
 
 TEST_CASE("the serial executor runs every piece once, in order", "[core][executor]") {
   STATIC_REQUIRE(ddl::Executor<ddl::Serial>);
@@ -44,9 +45,9 @@ TEST_CASE("a sum over ranges has the same bits in any order of the pieces", "[co
     return sum;
   };
   for (const Index total : {0, 1, 255, 256, 257, 16384, 16385, 1000000}) {
-    const double sum = ddl::sum_ranges(ddl::Serial(), total, harmonic);
+    const double sum = ddl::sum_ranges(ddl::Serial(), total, 1, harmonic);
     CAPTURE(total);
-    CHECK(sum == ddl::sum_ranges(Backwards(), total, harmonic));
+    CHECK(sum == ddl::sum_ranges(Backwards(), total, 1, harmonic));
     CHECK(sum == Catch::Approx(harmonic(0, total)).epsilon(1e-12));
   }
 }
@@ -71,10 +72,25 @@ TEMPLATE_TEST_CASE("ranges and sums throw what their lowest range threw", "[core
     return Index(-1);
   };
   CHECK(begin_of_failure([&] { ddl::for_ranges(TestType(), 1000, 100, fails); }) == 600);
-  CHECK(begin_of_failure([&] { ddl::sum_ranges(TestType(), 2000, fails); }) == 512);
+  CHECK(begin_of_failure([&] { ddl::sum_ranges(TestType(), 2000, 100, fails); }) == 512);
+}
+
+TEST_CASE("a sum that takes less time than waking a thread stays on the calling thread", "[core][executor]") {
+  int loops = 0;
+  const Counting executor{loops};
+  const auto nothing = [](Index, Index) { return 0.0; };
+  const Index least = 2 * ddl::scalars_per_piece;
+  ddl::sum_ranges(executor, least - 1, 1, nothing);
+  ddl::sum_ranges(executor, 1000, (least - 1) / 1000, nothing);
+  CHECK(loops == 0);
+  ddl::sum_ranges(executor, least, 1, nothing);
+  ddl::sum_ranges(executor, 1024, least / 1024, nothing);
+  CHECK(loops == 2);
 }
 
 TEST_CASE("a piece has at least one column, whatever the height", "[core][executor]") {
   for (const Index rows : {0, 1, 64, 16383, 16384, 1000000}) CHECK(ddl::columns_per_piece(rows) >= 1);
   CHECK(ddl::columns_per_piece(64) == 256);
+  CHECK(ddl::rows_per_piece(64) == 256);
+  CHECK(ddl::rows_per_piece(100000) == 64);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/// @file  An executor that shows whether a result depends on the order of its pieces, and what holds for every executor
+/// @file  Executors that show whether a result depends on the order of its pieces, and what was shared, and what holds for every executor
 /// whose pieces throw.
 #pragma once
 
@@ -26,6 +26,17 @@ struct Backwards {
         error = std::current_exception();
       }
     if (error) std::rethrow_exception(error);
+  }
+};
+
+/// Counts the loops that threads could share.
+struct Counting {
+  int& loops;
+
+  template <class F>
+  void for_each(Index pieces, F&& f) const {
+    loops += pieces > 1;
+    Serial{}.for_each(pieces, f);
   }
 };
 

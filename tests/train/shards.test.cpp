@@ -5,6 +5,7 @@
 #include "ddl/data/language.hpp"
 #include "ddl/data/supervised.hpp"
 #include "support/catch.hpp"
+#include "support/executors.hpp"
 #include "support/thread_ranks.hpp"
 
 using namespace ddl;
@@ -75,6 +76,32 @@ TEST_CASE("gradients are added in the order of a binary tree, on any executor", 
   CHECK(parameters_of(threaded.sum(pool)) == expected.front());
 }
 
+TEST_CASE("no thread is woken for a step of a small net", "[train][shards]") {
+  const Net small({.inputs = 64, .outputs = 10, .width = 32, .value_channels = 4, .depth = 2}, 5);
+  Dataset<float> data;
+  data.inputs.setRandom(64, 64);
+  data.labels.assign(64, 3);
+  SupervisedBatches<float> batches(data.view(), {.batch_size = 64});
+  NetRun run(small);
+  int loops = 0;
+  fit_on(Counting{loops}, run, batches, {.steps = 1});
+  CHECK(loops == 0);
+}
+
+TEST_CASE("a step begins with gradients of zero, after a sum and after a step that was not added up",
+          "[train][shards]") {
+  const auto model = net();
+  const auto all_zero = [](Net& gradient) {
+    return std::ranges::all_of(parameters_of(gradient), [](float p) { return p == 0; });
+  };
+  ShardGradients<Net> gradients(model, 3);
+  const bool summed = GENERATE(false, true);
+  for (Index s = 0; s < 3; ++s)
+    for_each_parameter([](const ParameterPath&, auto& p) { p.setOnes(); }, gradients.zeroed(s));
+  if (summed) CHECK(!all_zero(gradients.sum()));
+  for (Index s = 0; s < 3; ++s) CHECK(all_zero(gradients.zeroed(s)));
+}
+
 TEST_CASE("shards with ignored labels and of unequal sizes add up to the gradient of the whole batch",
           "[train][shards][grad]") {
   const auto data = samples();
@@ -96,7 +123,7 @@ TEST_CASE("shards with ignored labels and of unequal sizes add up to the gradien
     const auto& prediction = model.forward(x.middleCols(begin, count), tape);
     grad.resize(4, count);
     total += softmax_cross_entropy_sum(prediction, labels, 40, grad);
-    model.backward(grad, tape, gradients[s]);
+    model.backward(grad, tape, gradients.zeroed(s));
   }
   CHECK(total.count == 40);
   CHECK(total.mean() == Catch::Approx(loss).epsilon(1e-14));

@@ -33,6 +33,16 @@ struct Serial {
 /// How many pieces of at most `piece` cover [0, total).
 constexpr Index pieces_of(Index total, Index piece) noexcept { return (total + piece - 1) / piece; }
 
+/// The scalars that a loop visits in a piece. In less time than it takes to visit them, no thread is woken.
+inline constexpr Index scalars_per_piece = 1 << 14;
+
+/// The number of columns of height `rows` that make a piece.
+constexpr Index columns_per_piece(Index rows) noexcept {
+  return rows < scalars_per_piece ? scalars_per_piece / (rows < 1 ? 1 : rows) : 1;
+}
+/// The number of rows of length `cols` that make a piece of a column-major matrix: some cache lines at least.
+constexpr Index rows_per_piece(Index cols) noexcept { return (std::max)(Index(64), columns_per_piece(cols)); }
+
 /// Calls f(begin, end) for consecutive ranges of at most `grain` that cover [0, total).
 template <Executor E, class F>
 void for_ranges(const E& executor, Index total, Index grain, F&& f) {
@@ -41,23 +51,22 @@ void for_ranges(const E& executor, Index total, Index grain, F&& f) {
 }
 
 /// The sum of f(begin, end) over consecutive ranges that cover [0, total), added up in their order. There are
-/// at most 64 ranges, so that the partial sums need no heap.
+/// at most 64 ranges, so that the partial sums need no heap. Too short a loop is left to the calling thread.
+/// @param scalars  how many f visits for each of the `total`.
 template <Executor E, class F>
-double sum_ranges(const E& executor, Index total, const F& f) {
+double sum_ranges(const E& executor, Index total, Index scalars, const F& f) {
   std::array<double, 64> partial{};
   const Index grain = (std::max)(Index(256), (total + 63) / 64);
-  for_ranges(executor, total, grain, [&](Index begin, Index end) {
+  const auto add = [&](Index begin, Index end) {
     partial[static_cast<std::size_t>(begin / grain)] = f(begin, end);
-  });
+  };
+  if (total * scalars < 2 * scalars_per_piece)
+    for_ranges(Serial{}, total, grain, add);
+  else
+    for_ranges(executor, total, grain, add);
   double sum = 0;
   for (const double part : partial) sum += part;
   return sum;
-}
-
-/// The number of columns of height `rows` that make a piece worth handing to a thread.
-constexpr Index columns_per_piece(Index rows) noexcept {
-  constexpr Index elements = 1 << 14;
-  return rows < elements ? elements / (rows < 1 ? 1 : rows) : 1;
 }
 
 }  // namespace ddl

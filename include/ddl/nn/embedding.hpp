@@ -51,7 +51,7 @@ struct TokenEmbedding {
   void backward(std::span<const int> tokens, const Input& dx, TokenEmbedding& gradient,
                 const Pass& pass = {}) const {
     check("ddl::TokenEmbedding::backward", "dx", tokens, dx);
-    for_ranges(pass.executor, width(), 64, [&](Index begin, Index end) {
+    for_ranges(pass.executor, width(), rows_per_piece(dx.cols()), [&](Index begin, Index end) {
       for (Index n = 0; n < dx.cols(); ++n)
         gradient.weight.row(tokens[static_cast<std::size_t>(n)]).segment(begin, end - begin) +=
             dx.col(n).segment(begin, end - begin).transpose();

@@ -68,7 +68,7 @@ struct RmsNorm {
   template <int Tokens>
   void backward(const Input& x, const Input&, const Input& dy, BatchRef<Scalar, Rows> dx,
                 const Tape<Tokens>& tape, RmsNorm& gradient, const Pass& pass = {}) const {
-    for_ranges(pass.executor, x.rows(), 64, [&](Index begin, Index end) {
+    for_ranges(pass.executor, x.rows(), rows_per_piece(x.cols()), [&](Index begin, Index end) {
       for (Index n = 0; n < x.cols(); ++n)
         column(gradient.weight, 0, begin, end - begin) +=
             tape.inverse_rms(n) * column(x, n, begin, end - begin) * column(dy, n, begin, end - begin);

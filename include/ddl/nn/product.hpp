@@ -194,22 +194,24 @@ template <class Scalar>
 void multiply(const View<const Scalar>& a, const View<const Scalar>& b, const View<Scalar>& c, Start start,
               const Scalar* bias, const ExecutorRef& given) {
   eigen_assert(a.rows == c.rows && b.cols == c.cols && b.rows == a.cols && !c.row_major);
-  constexpr Index worth_sharing = 1 << 18;  // multiplications: some microseconds, what waking a thread takes
+  constexpr Index worth_sharing = 1 << 20;  // multiplications: 20 microseconds, what waking threads takes
   constexpr Index piece = 256;
   const ExecutorRef executor = c.rows * c.cols * a.cols < worth_sharing ? ExecutorRef() : given;
   if (c.cols == 1 && !b.row_major) {
-    for_ranges(executor, c.rows, piece, [&](Index begin, Index end) {
+    executor.for_each(pieces_of(c.rows, piece), [&](Index i) {
+      const Index begin = i * piece;
       View<const Scalar> part = a;
       part.data = a.at(begin, 0);
-      part.rows = end - begin;
+      part.rows = (std::min)(piece, c.rows - begin);
       begin_tile(c, begin, 0, part.rows, 1, start, bias);
       add_times_vector(part, b.data, c.at(begin, 0));
     });
   } else if (c.rows == 1 && c.stride == 1 && a.stride == 1) {
-    for_ranges(executor, c.cols, piece, [&](Index begin, Index end) {
+    executor.for_each(pieces_of(c.cols, piece), [&](Index i) {
+      const Index begin = i * piece;
       View<const Scalar> part = b;  // (a B)^T = B^T a^T
       part.data = b.at(0, begin);
-      part.rows = end - begin;
+      part.rows = (std::min)(piece, c.cols - begin);
       part.cols = b.rows;
       part.row_major = !b.row_major;
       begin_tile(c, 0, begin, 1, part.rows, start, bias);
@@ -253,7 +255,7 @@ void affine(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b, const 
 /// sum += X 1, over all columns.
 template <class X, class Sum, Executor E>
 void add_row_sums(const Eigen::MatrixBase<X>& x, Eigen::MatrixBase<Sum>& sum, const E& executor) {
-  for_ranges(executor, x.rows(), 64, [&](Index begin, Index end) {
+  for_ranges(executor, x.rows(), rows_per_piece(x.cols()), [&](Index begin, Index end) {
     for (Index n = 0; n < x.cols(); ++n)
       column(sum, 0, begin, end - begin) += column(x.derived(), n, begin, end - begin);
   });

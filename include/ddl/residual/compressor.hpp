@@ -103,7 +103,7 @@ struct ChannelCompressor {
   void backward(const Input& X, const Input& dx, BatchRef<Scalar, Rows> dX, const Tape<Tokens>&,
                 ChannelCompressor& gradient, const Pass& pass = {}) const {
     const Index N = dx.cols();
-    for_ranges(pass.executor, X.rows(), 64, [&](Index begin, Index end) {
+    for_ranges(pass.executor, X.rows(), rows_per_piece(X.cols()), [&](Index begin, Index end) {
       const Index rows = end - begin;
       for (Index n = 0; n < N; ++n) {
         const auto grad = column(dx, n, begin, rows);

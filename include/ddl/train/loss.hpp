@@ -43,7 +43,7 @@ LossSum mean_squared_error_sum(const Eigen::MatrixBase<P>& prediction, const Eig
   if (prediction.size() == 0) return {};
   check_range(where, "the normalizer", normalizer, normalizer > 0, "a number above 0");
   const double share = 1 / normalizer;
-  const double total = sum_ranges(executor, prediction.cols(), [&](Index begin, Index end) {
+  const double total = sum_ranges(executor, prediction.cols(), prediction.rows(), [&](Index begin, Index end) {
     double sum = 0;
     for (Index n = begin; n < end; ++n) {
       grad.col(n) = prediction.col(n) - target.col(n);
@@ -96,7 +96,7 @@ LossSum softmax_cross_entropy_sum(const Eigen::MatrixBase<P>& logits, std::span<
   const Index counted = counted_labels(labels);
   if (counted > 0) check_range(where, "the normalizer", normalizer, normalizer > 0, "a number above 0");
   const double share = 1 / normalizer;
-  const double total = sum_ranges(executor, logits.cols(), [&](Index begin, Index end) {
+  const double total = sum_ranges(executor, logits.cols(), logits.rows(), [&](Index begin, Index end) {
     double sum = 0;
     for (Index n = begin; n < end; ++n) {
       const int label = labels[static_cast<std::size_t>(n)];

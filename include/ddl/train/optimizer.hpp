@@ -64,7 +64,7 @@ double global_norm(const Model& model, const E& executor = {}) {
   for_each_parameter(
       [&](const ParameterPath&, const auto& p) {
         using Array = Eigen::Array<typename std::remove_cvref_t<decltype(p)>::Scalar, Dynamic, 1>;
-        sum += sum_ranges(executor, p.size(), [&](Index begin, Index end) {
+        sum += sum_ranges(executor, p.size(), 1, [&](Index begin, Index end) {
           return Eigen::Map<const Array>(p.data() + begin, end - begin)
               .template cast<double>()
               .square()

@@ -124,12 +124,12 @@ class ShardedStep {
   Model& compute(const Model& model, Data& data, Result& total, const E& executor) {
     executor.for_each(gradients_.shards(), [&](Index s) {
       Work& work = work_[static_cast<std::size_t>(s)];
-      set_zero(gradients_[s]);
+      Model& gradient = gradients_.zeroed(s);
       if constexpr (TrainingBatch<Data, Model>) {
-        one(model, data, work, gradients_[s], executor);
+        one(model, data, work, gradient, executor);
       } else {
         auto shard = data.shard(first_ + s);
-        one(model, shard, work, gradients_[s], executor);
+        one(model, shard, work, gradient, executor);
       }
     });
     for_each_tree_sum(gradients_.shards(), [&](Index to, Index from) {
