@@ -24,8 +24,8 @@
 ///     State make_state(Index sequences, Index capacity) const;
 ///     void infer(x, y, State&, Tape&, const Pass&) const;   forward for the tokens after those in the state
 ///
-/// infer moves the state on by the pass's tokens of each sequence and uses the tape as scratch memory. A part whose state can
-/// also go back has, in place of that make_state,
+/// infer moves the state on by the pass's tokens of each sequence and uses the tape as scratch memory; pass.before(s) is the
+/// number of tokens of sequence s before them. A part whose state can also go back has, in place of that make_state,
 ///
 ///     State make_state(Index sequences, Index capacity, Index rollback = 0) const;
 ///     void rewind(State&, Index tokens) const;       takes back the last tokens of every sequence, at most `rollback`
