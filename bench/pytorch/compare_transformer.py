@@ -176,7 +176,7 @@ def main():
         for size in options.batches:
             found = contestants(options, lib, variant, size, path)
             times = best([step for _, step in found], options.seconds)
-            ours = min(t for (name, _), t in zip(found, times) if name.startswith("ddl"))
+            ours = min((t for (name, _), t in zip(found, times) if name.startswith("ddl")), default=float("nan"))
             for (name, _), seconds in zip(found, times):
                 row = f"| {options.threads} | {variant} | {size} | {name} | {seconds*1e3:.1f} | {seconds/ours:.2f} |"
                 if options.memory:

@@ -143,7 +143,7 @@ struct Interrupting {
 }  // namespace
 
 TEST_CASE("a product that begins while another is under way does not disturb it", "[nn][product]") {
-  const Operands<double> o(100, 100, 100);
+  const Operands<double> o(128, 100, 100);
   Matrix<double> c(o.a.rows(), o.b.cols());
   const Matrix<double> a = o.a, b = o.b.topRows(o.a.cols());
   product(a, b, c, Interrupting{});
@@ -163,7 +163,7 @@ TEST_CASE("products share one pool, from within its pieces, too", "[nn][product]
 }
 
 TEST_CASE("a product that ends with an exception leaves the next one right", "[nn][product]") {
-  const Operands<double> o(100, 100, 100);
+  const Operands<double> o(128, 100, 100);
   const Matrix<double> a = o.a, b = o.b.topRows(o.a.cols());
   Matrix<double> c(a.rows(), b.cols());
   const Failing none{-1};
