@@ -107,6 +107,8 @@ int main(int argc, char** argv) {
     single->ArgNames({"d", "T", "sequences", "heads", "decay", "threads"});
     for (const Index d : {32, 64, 128, 256})
       for (const Index decay : {0, 1}) single->Args({d, 512, 1, 2, decay, 1});
+    for (const Index d : {64, 128})
+      for (const Index decay : {0, 1}) single->Args({d, 512, 1, 8, decay, 1});
     const Index all = bench::hardware_threads();
     for (const Index sequences : {1, 8})  // one sequence is divided by heads and value channels alone
       if (all > 1) single->Args({64, 512, sequences, 4, 0, all});

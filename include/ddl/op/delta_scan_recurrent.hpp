@@ -245,6 +245,17 @@ auto with_panel(Index d, Index m, Index bytes, F&& f) {
   return f(Panel<Scalar, 1>{});
 }
 
+/// Asks for `count` numbers that an edit will read or write. Those of a head are a column apart in every matrix, too far for
+/// the processor to see where they lead.
+template <class Scalar>
+EIGEN_STRONG_INLINE void prefetch_row(const Scalar* row, Index count) {
+  constexpr Index line = 64 / Index{sizeof(Scalar)};
+  for (Index i = 0; i < count; i += line) prefetch(row + i);
+}
+
+/// How many edits before it is needed a row is asked for.
+inline constexpr Index edits_ahead = 3;
+
 /// The forward pass of channels `channel` .. of a head, from `state` and back into it.
 template <class P, class Scalar>
 void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index sequence, Index channel,
@@ -270,11 +281,19 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
     for (Index i = 0; i < d && factor != Scalar(1); ++i)
       Run<Scalar>(to.data + channel + i * to.stride, channels) *= factor;
   };
+  const auto out = [&](Index j) { return output + head.token(j) * output_stride + head.h * s.m + channel; };
   Numbers u, v, r, p, o;
   read_panel<P>(d, X, stride, head.key(0), u);
   for (Index j = 0; j < head.count; ++j) {
     if (tape && tape->starts.size() > 0 && j % tape->chunk == 0)
       save(ScanState<Scalar>(tape->starts, s, chunk_slot(head, sequence, j, tape->chunk), head.h));
+    if (const Index later = j + edits_ahead; later < head.count) {
+      prefetch_row(head.key(later), d);
+      prefetch_row(head.query(later), d);
+      prefetch_row(head.value(later) + channel, channels);
+      prefetch_row(out(later), channels);
+      if (tape) prefetch_row(head.of_value(tape->error, later) + channel, channels);
+    }
     if (has_decay && head.begins_token(j)) factor *= std::exp(head.log_decay(j));
     P::load(head.value(j) + channel, channels, v);
     r = v;
@@ -294,7 +313,7 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
         decays, reads);
     if (reads) {
       o *= scale * factor;
-      P::store(o, channels, output + head.token(j) * output_stride + head.h * s.m + channel);
+      P::store(o, channels, out(j));
     }
   }
   if (!in_place) save(state);
@@ -413,18 +432,34 @@ class ScanPanelBackward {
     scaling_ = sum.sum();
   }
 
+  const Scalar* doutput(Index j) const {
+    return doutput_.data() + head_.token(j) * doutput_.outerStride() + head_.h * head_.sizes.m + channel_;
+  }
+
+  void prefetch_edit(Index j) const {
+    if (j < 0) return;
+    prefetch_row(head_.key(j), d_);
+    prefetch_row(head_.query(j), d_);
+    prefetch_row(head_.value(j) + channel_, channels_);
+    prefetch_row(head_.of_value(tape_.error, j) + channel_, channels_);
+    prefetch_row(doutput(j), channels_);
+    prefetch_row(head_.of_value(dvalue_, j) + channel_, channels_);
+    prefetch_row(sums_.key(j), d_);
+    prefetch_row(sums_.query(j), d_);
+  }
+
   void go_back(Index j, bool kept = false) {
     const ScanSizes& s = head_.sizes;
     const bool decays = head_.x.has_decay() && head_.begins_token(j), reads = head_.ends_token(j);
     const Scalar* k = head_.key(j);
     const Scalar* q = k;
     Scalar* dq = nullptr;
+    prefetch_edit(j - edits_ahead);
     load_write(j);
     if (reads) {
       q = head_.query(j);
       dq = sums_.query(j);
-      P::load(doutput_.data() + head_.token(j) * doutput_.outerStride() + head_.h * s.m + channel_, channels_,
-              e_);
+      P::load(doutput(j), channels_, e_);
       e_ *= static_cast<Scalar>(s.output_scale);
       y_ += (ConstRun<Scalar>(q, d_) * ConstRun<Scalar>(k, d_)).sum() * e_;
     }
