@@ -88,15 +88,6 @@ Real error(UpdateRule rule, const Real& v, const Real& u) {
   return rule == UpdateRule::delta ? Real(v - u) : v;
 }
 
-/// Calls f.operator()<Lane>(i) along a column of d entries.
-template <class Scalar, class F>
-EIGEN_STRONG_INLINE void sweep(Index d, F&& f) {
-  using Wide = WideLane<Scalar>;
-  Index i = 0;
-  for (; i + Wide::size <= d; i += Wide::size) f.template operator()<Wide>(i);
-  for (; i < d; ++i) f.template operator()<SingleLane<Scalar>>(i);
-}
-
 /// out[j] = kt . X_j for `Group` columns, and *norm2 = |kt|^2 if asked for. Two sets of running sums, as one
 /// would wait for the latency of its own additions.
 template <int Group, bool Norm, class Scalar>
