@@ -29,6 +29,7 @@ struct SingleLane {
   static Pack divide(const Pack& a, const Pack& b) { return a / b; }
   static Pack minimum(const Pack& a, const Pack& b) { return Eigen::numext::mini(a, b); }
   static Pack maximum(const Pack& a, const Pack& b) { return Eigen::numext::maxi(a, b); }
+  static Pack sqrt(const Pack& pack) { return Eigen::numext::sqrt(pack); }
   static Pack exp(const Pack& pack) { return Eigen::numext::exp(pack); }
   static Pack tanh(const Pack& pack) { return Eigen::numext::tanh(pack); }
   /// f of each entry.
@@ -109,6 +110,12 @@ struct PacketLane {
   }
   static EIGEN_STRONG_INLINE Pack maximum(const Pack& a, const Pack& b) {
     return Eigen::internal::pmax(a, b);
+  }
+  static EIGEN_STRONG_INLINE Pack sqrt(const Pack& pack) {
+    if constexpr (bool(Eigen::internal::packet_traits<Scalar>::HasSqrt))
+      return Eigen::internal::psqrt(pack);
+    else
+      return map(pack, SingleLane<Scalar>::sqrt);
   }
   static EIGEN_STRONG_INLINE Pack exp(const Pack& pack) {
     if constexpr (bool(Eigen::internal::packet_traits<Scalar>::HasExp))

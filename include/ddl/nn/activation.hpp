@@ -124,7 +124,7 @@ template <class Scalar, class F>
 void for_packs(const ExecutorRef& executor, Index rows, Index cols, const F& f) {
   for_ranges(executor, cols, columns_per_piece(rows), [&](Index begin, Index end) {
     for (Index n = begin; n < end; ++n)
-      sweep<Scalar>(rows, [&]<class Lane>(Index i) { f.template operator()<Lane>(n, i); });
+      sweep<Scalar>(rows, [=]<class Lane>(Index i) { f.template operator()<Lane>(n, i); });
   });
 }
 
@@ -136,12 +136,10 @@ void activate(Activation kind, const Eigen::MatrixBase<X>& x, Eigen::MatrixBase<
               const ExecutorRef& executor = {}) {
   using Scalar = typename X::Scalar;
   check_shape("ddl::activate", "y", y, x.rows(), x.cols());
-  const auto from = x.derived().data();
-  const auto to = y.derived().data();
-  const Index from_stride = x.colStride(), to_stride = y.colStride();
+  const detail::View<const Scalar> from(x.derived());
+  const detail::View<Scalar> to(y.derived());
   detail::for_packs<Scalar>(executor, x.rows(), x.cols(), [=]<class Lane>(Index n, Index i) {
-    Lane::store(to + n * to_stride + i,
-                detail::activated<Lane>(kind, Lane::load(from + n * from_stride + i)));
+    Lane::store(to.at(i, n), detail::activated<Lane>(kind, Lane::load(from.at(i, n))));
   });
 }
 
@@ -152,10 +150,11 @@ void activate_backward(Activation kind, const Eigen::MatrixBase<X>& x, const Eig
   using Scalar = typename X::Scalar;
   check_shape("ddl::activate_backward", "dy", dy, x.rows(), x.cols());
   check_shape("ddl::activate_backward", "dx", dx, x.rows(), x.cols());
-  detail::for_packs<Scalar>(executor, x.rows(), x.cols(), [&]<class Lane>(Index n, Index i) {
-    const auto at = [&](auto& matrix) { return matrix.derived().data() + n * matrix.colStride() + i; };
-    Lane::store(at(dx), Lane::multiply(Lane::load(at(dy)),
-                                       detail::activation_derivative<Lane>(kind, Lane::load(at(x)))));
+  const detail::View<const Scalar> input(x.derived()), grad(dy.derived());
+  const detail::View<Scalar> to(dx.derived());
+  detail::for_packs<Scalar>(executor, x.rows(), x.cols(), [=]<class Lane>(Index n, Index i) {
+    const auto derivative = detail::activation_derivative<Lane>(kind, Lane::load(input.at(i, n)));
+    Lane::store(to.at(i, n), Lane::multiply(Lane::load(grad.at(i, n)), derivative));
   });
 }
 

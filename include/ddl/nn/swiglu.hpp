@@ -62,10 +62,11 @@ struct SwiGlu {
     tape.hidden.resize(hidden, N);
     c_fc1.forward(x, tape.gate, pass);
     c_fc2.forward(x, tape.linear, pass);
-    detail::for_packs<Scalar>(pass.executor, hidden, N, [&]<class Lane>(Index n, Index i) {
-      const auto g = Lane::load(&tape.gate(i, n));
-      Lane::store(&tape.hidden(i, n), Lane::multiply(Lane::multiply(g, detail::lane_logistic<Lane>(g)),
-                                                     Lane::load(&tape.linear(i, n))));
+    const detail::View<const Scalar> gate(tape.gate), linear(tape.linear);
+    const detail::View<Scalar> to(tape.hidden);
+    detail::for_packs<Scalar>(pass.executor, hidden, N, [=]<class Lane>(Index n, Index i) {
+      const auto g = Lane::load(gate.at(i, n)), silu = Lane::multiply(g, detail::lane_logistic<Lane>(g));
+      Lane::store(to.at(i, n), Lane::multiply(silu, Lane::load(linear.at(i, n))));
     });
     c_proj.forward(tape.hidden, y, pass);
   }
@@ -78,12 +79,13 @@ struct SwiGlu {
                 SwiGlu& gradient, const Pass& pass = {}) const {
     c_proj.backward_parameters(tape.hidden, dy, gradient.c_proj, pass);
     c_proj.input_gradient(dy, tape.hidden, pass);
-    detail::for_packs<Scalar>(pass.executor, c_fc1.outputs(), x.cols(), [&]<class Lane>(Index n, Index i) {
-      const auto g = Lane::load(&tape.gate(i, n)), s = detail::lane_logistic<Lane>(g);
-      const auto dhs = Lane::multiply(Lane::load(&tape.hidden(i, n)), s);
+    const detail::View<Scalar> gate(tape.gate), linear(tape.linear), dhidden(tape.hidden);
+    detail::for_packs<Scalar>(pass.executor, c_fc1.outputs(), x.cols(), [=]<class Lane>(Index n, Index i) {
+      const auto g = Lane::load(gate.at(i, n)), s = detail::lane_logistic<Lane>(g);
+      const auto dhs = Lane::multiply(Lane::load(dhidden.at(i, n)), s);
       const auto dg = Lane::add(Lane::subtract_product(g, g, s), Lane::broadcast(1));
-      Lane::store(&tape.gate(i, n), Lane::multiply(Lane::multiply(dhs, Lane::load(&tape.linear(i, n))), dg));
-      Lane::store(&tape.linear(i, n), Lane::multiply(dhs, g));
+      Lane::store(gate.at(i, n), Lane::multiply(Lane::multiply(dhs, Lane::load(linear.at(i, n))), dg));
+      Lane::store(linear.at(i, n), Lane::multiply(dhs, g));
     });
     c_fc1.backward(x, tape.gate, dx, gradient.c_fc1, pass);
     c_fc2.backward(x, tape.linear, dx, gradient.c_fc2, pass);

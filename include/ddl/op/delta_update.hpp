@@ -140,8 +140,9 @@ template <class Scalar, int Rows, int Cols, int Tokens>
 EIGEN_DONT_INLINE Direction<Scalar> scaled_direction(const EditInputs<Scalar, Rows, Cols, Tokens>& inputs,
                                                      const EditTape<Scalar, Rows, Cols, Tokens>& tape,
                                                      Index n) {
-  return {inputs.direction.data() + n * inputs.direction.rows(),
-          scaled_normalizer(inputs.direction.col(n), tape.k_eps)};
+  const Index d = inputs.direction.rows();
+  const Scalar* kt = inputs.direction.data() + n * d;
+  return {kt, scaled_normalizer(kt, d, tape.k_eps)};
 }
 
 /// True once for every cache line of a column.
@@ -338,7 +339,7 @@ void delta_update_forward(UpdateRule rule, const std::type_identity_t<ConstBatch
           else
             detail::dots<Group, false>(d, k.kt, columns, stride_x, u + j, nullptr);
         });
-        k.unit = detail::normalizer(inputs.direction.col(n), norm2, tape.k_eps);
+        k.unit = detail::normalizer(k.kt, d, norm2, tape.k_eps);
         s = k.unit.scale;
         step = s * inputs.beta.data()[n];
         if (k.unit.power != Real(1)) [[unlikely]] {
