@@ -64,7 +64,7 @@ TEMPLATE_TEST_CASE("a direction of any length is normalised with any k_eps", "[o
       const Long root = std::hypot(exact.norm(), static_cast<Long>(k_eps));
       const ddl::Vector<Long> expected = root > 0 ? ddl::Vector<Long>(exact / root) : 0 * exact;
 
-      const auto unit = ddl::detail::normalizer(kt, kt.squaredNorm(), k_eps);
+      const auto unit = ddl::detail::normalizer(kt.data(), kt.size(), kt.squaredNorm(), k_eps);
       const ddl::Vector<Real> scaled = unit.power * kt, k = unit.scale * scaled;
       CHECK(error(k, expected) <= identity_tolerance<Real>);
       CHECK(error(ddl::DeltaOperator<Real>(kt, 1, k_eps).direction(), expected) <= identity_tolerance<Real>);

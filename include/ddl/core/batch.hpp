@@ -57,4 +57,30 @@ Run<typename Derived::Scalar> column(Eigen::DenseBase<Derived>& x, Index j, Inde
 /// The product of two dimensions, Dynamic if one of them is.
 constexpr int times(int a, int b) noexcept { return a == Dynamic || b == Dynamic ? Dynamic : a * b; }
 
+namespace detail {
+
+/// A matrix whose columns, or rows, are contiguous, whatever its type was.
+template <class Scalar>
+struct View {
+  Scalar* data;
+  Index rows, cols, stride;
+  bool row_major;  ///< a transpose; a single row counts as column-major
+
+  template <class Derived>
+  explicit View(Derived& x)
+      : data(x.data()),
+        rows(x.rows()),
+        cols(x.cols()),
+        stride(int(Derived::RowsAtCompileTime) == 1 && Derived::IsRowMajor ? x.innerStride()
+                                                                           : x.outerStride()),
+        row_major(Derived::IsRowMajor && int(Derived::RowsAtCompileTime) != 1) {
+    static_assert(bool(Derived::Flags & Eigen::DirectAccessBit),
+                  "ddl: matrices, maps and blocks, no expressions");
+    eigen_assert(x.rows() == 1 || x.innerStride() == 1);
+  }
+  Scalar* at(Index i, Index j) const { return data + (row_major ? i * stride + j : i + j * stride); }
+};
+
+}  // namespace detail
+
 }  // namespace ddl

@@ -24,6 +24,19 @@ struct SingleLane {
   static Pack add(const Pack& a, const Pack& b) { return a + b; }
   static Pack add_product(const Pack& c, const Pack& a, const Pack& b) { return c + a * b; }
   static Pack subtract_product(const Pack& c, const Pack& a, const Pack& b) { return c - a * b; }
+  static Pack subtract(const Pack& a, const Pack& b) { return a - b; }
+  static Pack multiply(const Pack& a, const Pack& b) { return a * b; }
+  static Pack divide(const Pack& a, const Pack& b) { return a / b; }
+  static Pack minimum(const Pack& a, const Pack& b) { return Eigen::numext::mini(a, b); }
+  static Pack maximum(const Pack& a, const Pack& b) { return Eigen::numext::maxi(a, b); }
+  static Pack sqrt(const Pack& pack) { return Eigen::numext::sqrt(pack); }
+  static Pack exp(const Pack& pack) { return Eigen::numext::exp(pack); }
+  static Pack tanh(const Pack& pack) { return Eigen::numext::tanh(pack); }
+  /// f of each entry.
+  template <class F>
+  static Pack map(const Pack& pack, const F& f) {
+    return f(pack);
+  }
   static Accum<Scalar> sum(const Pack& pack) { return pack; }
 };
 
@@ -85,6 +98,44 @@ struct PacketLane {
   static EIGEN_STRONG_INLINE Pack subtract_product(const Pack& c, const Pack& a, const Pack& b) {
     return Eigen::internal::psub(c, Eigen::internal::pmul(a, b));
   }
+  static EIGEN_STRONG_INLINE Pack subtract(const Pack& a, const Pack& b) {
+    return Eigen::internal::psub(a, b);
+  }
+  static EIGEN_STRONG_INLINE Pack multiply(const Pack& a, const Pack& b) {
+    return Eigen::internal::pmul(a, b);
+  }
+  static EIGEN_STRONG_INLINE Pack divide(const Pack& a, const Pack& b) { return Eigen::internal::pdiv(a, b); }
+  static EIGEN_STRONG_INLINE Pack minimum(const Pack& a, const Pack& b) {
+    return Eigen::internal::pmin(a, b);
+  }
+  static EIGEN_STRONG_INLINE Pack maximum(const Pack& a, const Pack& b) {
+    return Eigen::internal::pmax(a, b);
+  }
+  static EIGEN_STRONG_INLINE Pack sqrt(const Pack& pack) {
+    if constexpr (bool(Eigen::internal::packet_traits<Scalar>::HasSqrt))
+      return Eigen::internal::psqrt(pack);
+    else
+      return map(pack, SingleLane<Scalar>::sqrt);
+  }
+  static EIGEN_STRONG_INLINE Pack exp(const Pack& pack) {
+    if constexpr (bool(Eigen::internal::packet_traits<Scalar>::HasExp))
+      return Eigen::internal::pexp(pack);
+    else
+      return map(pack, SingleLane<Scalar>::exp);
+  }
+  static EIGEN_STRONG_INLINE Pack tanh(const Pack& pack) {
+    if constexpr (bool(Eigen::internal::packet_traits<Scalar>::HasTanh))
+      return Eigen::internal::ptanh(pack);
+    else
+      return map(pack, SingleLane<Scalar>::tanh);
+  }
+  template <class F>
+  static Pack map(const Pack& pack, const F& f) {
+    Scalar entries[static_cast<std::size_t>(size)];
+    store(entries, pack);
+    for (Scalar& entry : entries) entry = f(entry);
+    return load(entries);
+  }
   static EIGEN_STRONG_INLINE Scalar sum(const Pack& pack) { return Eigen::internal::predux(pack); }
 };
 
@@ -135,6 +186,15 @@ struct ProductKernel {
 };
 
 #endif
+
+/// Calls f.operator()<Lane>(i) along a column of d entries.
+template <class Scalar, class F>
+EIGEN_STRONG_INLINE void sweep(Index d, F&& f) {
+  using Wide = WideLane<Scalar>;
+  Index i = 0;
+  for (; i + Wide::size <= d; i += Wide::size) f.template operator()<Wide>(i);
+  for (; i < d; ++i) f.template operator()<SingleLane<Scalar>>(i);
+}
 
 }  // namespace ddl::detail
 

@@ -136,13 +136,16 @@ struct Visitor {
 template <class Scalar, class T>
 void walk(const ParameterPath& path, const Counterparts<T*>& models, const Visitor<Scalar>& visit) {
   T& first = *models.at[0];
-  const auto enter = [&](Node node, const auto& entry) {
-    visit.call(visit.context, path, node, models.map(entry));
+  const auto enter = [&](Node node, const auto& entry_of) {
+    Counterparts<Entry<Scalar>> entries{{}, models.count};
+    for (std::size_t i = 0; i < models.count; ++i) entries.at[i] = entry_of(models.at[i]);
+    visit.call(visit.context, path, node, entries);
   };
   if constexpr (Part<T>) {
-    const auto walk_field = [&](const auto& field) {
-      walk(ParameterPath{&path, field.name, -1, field.rank},
-           models.map([&](T* model) { return &(model->*(field.member)); }), visit);
+    const auto walk_field = [&]<class Owner, class Member>(const Parameter<Owner, Member>& field) {
+      Counterparts<Member*> members{{}, models.count};
+      for (std::size_t i = 0; i < models.count; ++i) members.at[i] = &(models.at[i]->*field.member);
+      walk(ParameterPath{&path, field.name, -1, field.rank}, members, visit);
     };
     std::apply([&](const auto&... fields) { (walk_field(fields), ...); }, T::parameters());
   } else if constexpr (is_std_vector<T>) {
@@ -166,6 +169,13 @@ void walk(const ParameterPath& path, const Counterparts<T*>& models, const Visit
       return Entry<Scalar>{model->rows(), model->cols(), model->data()};
     });
   }
+}
+
+/// A parameter of a model, const where the model is.
+template <class Model, class Scalar>
+auto map_of(const Entry<Scalar>& entry) {
+  using Mapped = std::conditional_t<std::is_const_v<Model>, const Matrix<Scalar>, Matrix<Scalar>>;
+  return Eigen::Map<Mapped>(entry.data, entry.rows, entry.cols);
 }
 
 /// Calls visit(path, node, entries) at every node of models of one type, which may be const.
@@ -231,22 +241,17 @@ std::uint64_t shape_hash(const T& model) {
 /// @throws std::invalid_argument if the models differ in a shape (check_same_shapes); f is not called then.
 template <class F, class Model, class... Rest>
 void for_each_parameter(F&& f, Model& model, Rest&... rest) {
-  using Scalar = typename std::remove_const_t<Model>::Scalar;
   static_assert((std::is_same_v<std::remove_const_t<Model>, std::remove_const_t<Rest>> && ...),
                 "ddl: a walk takes models of one type");
   if constexpr (sizeof...(Rest) > 0) check_same_shapes("ddl::for_each_parameter", "a model", model, rest...);
   detail::visit_nodes(
       [&](const ParameterPath& path, detail::Node node, const auto& entries) {
         if (node != detail::Node::parameter || entries.at[0].rows * entries.at[0].cols == 0) return;
-        std::size_t i = 0;
-        const auto map = [&]<class M>(std::type_identity<M>) {
-          using Mapped = std::conditional_t<std::is_const_v<M>, const Matrix<Scalar>, Matrix<Scalar>>;
-          const auto& entry = entries.at[i++];
-          return Eigen::Map<Mapped>(entry.data, entry.rows, entry.cols);
-        };
-        // Braces: maps are made in order.
-        std::tuple maps{map(std::type_identity<Model>{}), map(std::type_identity<Rest>{})...};
-        std::apply([&](auto&... parameters) { f(path, parameters...); }, maps);
+        const auto call = [&](auto... parameters) { f(path, parameters...); };
+        [&]<std::size_t... i>(std::index_sequence<i...>) {
+          call(detail::map_of<Model>(entries.at[0]), detail::map_of<Rest>(entries.at[i + 1])...);
+        }
+        (std::index_sequence_for<Rest...>{});
       },
       model, rest...);
 }

@@ -4,9 +4,9 @@
 
 #include <cmath>
 
-#include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
-#include "ddl/core/executor.hpp"
+#include "ddl/core/eigen_internals.hpp"
+#include "ddl/core/pass.hpp"
 
 namespace ddl {
 
@@ -29,15 +29,24 @@ Real sigmoid(const Real& x) {
 
 namespace detail {
 
-/// Activations work on blocks of at most 256 entries, which stay in the first-level cache between their few
-/// steps.
-inline constexpr Index block_size = 256;
-template <class Real>
-using Block = Eigen::Array<Real, Dynamic, 1, Eigen::ColMajor, block_size, 1>;
+/// The logistic function of an array: an expression that refers to it.
+template <class X>
+auto logistic(const Eigen::ArrayBase<X>& x) {
+  return ((-x.derived()).exp() + typename X::Scalar(1)).inverse();
+}
+
+// Functions of a pack of numbers: see core/eigen_internals.hpp.
+
+template <class Lane, class Pack = typename Lane::Pack>
+Pack lane_logistic(const Pack& x) {
+  const Pack one = Lane::broadcast(1);
+  return Lane::divide(one, Lane::add(Lane::exp(Lane::subtract(Lane::broadcast(0), x)), one));
+}
 
 /// Phi(x), the normal distribution function.
-template <class Real>
-Block<Real> normal_cdf(const Block<Real>& x) {
+template <class Lane, class Pack = typename Lane::Pack>
+Pack normal_cdf(const Pack& x) {
+  using Real = decltype(Lane::sum(x));
   if constexpr (std::is_same_v<Real, float>) {
     // erf by its rational approximation on [-4, 4] (that of Eigen's SpecialFunctions; within 2 ulp of 1),
     // which vectorises where a call to libm does not.
@@ -46,100 +55,106 @@ Block<Real> normal_cdf(const Block<Real>& x) {
                            -1.60960333262415e-02f};
     constexpr float q[] = {-1.45660718464996e-05f, -2.13374055278905e-04f, -1.68282697438203e-03f,
                            -7.37332916720468e-03f, -1.42647390514189e-02f};
-    const Block<Real> t = (((x * 0.70710678118654752f).max)(-4.f).min)(4.f), square = t * t;
+    const Pack scaled = Lane::multiply(x, Lane::broadcast(0.70710678118654752f)),
+               half = Lane::broadcast(0.5f);
+    const Pack t = Lane::minimum(Lane::maximum(scaled, Lane::broadcast(-4)), Lane::broadcast(4));
+    const Pack square = Lane::multiply(t, t);
     const auto polynomial = [&](const auto& coefficients) {
-      Block<Real> sum = Block<Real>::Constant(x.size(), coefficients[0]);
-      for (std::size_t i = 1; i < std::size(coefficients); ++i) sum = sum * square + coefficients[i];
+      Pack sum = Lane::broadcast(coefficients[0]);
+      for (std::size_t i = 1; i < std::size(coefficients); ++i)
+        sum = Lane::add_product(Lane::broadcast(coefficients[i]), sum, square);
       return sum;
     };
-    return t * polynomial(p) / polynomial(q) * 0.5f + 0.5f;
+    return Lane::add_product(half, Lane::divide(Lane::multiply(t, polynomial(p)), polynomial(q)), half);
   } else {
-    return x.unaryExpr([](const Real& t) {
+    return Lane::map(x, [](const Real& t) {
       using std::erfc;
       return Real(Real(0.5) * erfc(-t * Real(0.70710678118654752440)));
     });
   }
 }
 
-/// The logistic function of a block, or of any array: an expression that refers to it.
-template <class X>
-auto logistic(const Eigen::ArrayBase<X>& x) {
-  return ((-x.derived()).exp() + typename X::Scalar(1)).inverse();
-}
-
 /// f(x).
-template <class Real>
-Block<Real> activated(Activation kind, const Block<Real>& x) {
+template <class Lane, class Pack = typename Lane::Pack>
+Pack activated(Activation kind, const Pack& x) {
   switch (kind) {
     case Activation::gelu:
-      return x * normal_cdf(x);
+      return Lane::multiply(x, normal_cdf<Lane>(x));
     case Activation::silu:
-      return x * detail::logistic(x);
+      return Lane::multiply(x, lane_logistic<Lane>(x));
     case Activation::tanh:
-      return x.tanh();
+      return Lane::tanh(x);
     case Activation::sigmoid:
-      return detail::logistic(x);
+      return lane_logistic<Lane>(x);
     default:
-      return (x.max)(Real(0));
+      return Lane::maximum(x, Lane::broadcast(0));
   }
 }
 
 /// f'(x).
-template <class Real>
-Block<Real> activation_slope(Activation kind, const Block<Real>& x) {
-  const auto one_less = [](const Block<Real>& y) -> Block<Real> { return Real(1) - y; };
+template <class Lane, class Pack = typename Lane::Pack>
+Pack activation_derivative(Activation kind, const Pack& x) {
+  using Real = decltype(Lane::sum(x));
+  const Pack one = Lane::broadcast(1);
   switch (kind) {
     case Activation::gelu: {
-      const Block<Real> density = (x * x * Real(-0.5)).exp() * Real(0.39894228040143267794);
-      return x * density + normal_cdf(x);
+      const Pack exponent = Lane::multiply(Lane::multiply(x, x), Lane::broadcast(Real(-0.5)));
+      const Pack density = Lane::multiply(Lane::exp(exponent), Lane::broadcast(Real(0.39894228040143267794)));
+      return Lane::add_product(normal_cdf<Lane>(x), x, density);
     }
     case Activation::silu: {
-      const Block<Real> s = detail::logistic(x);
-      return x * s * one_less(s) + s;
+      const Pack s = lane_logistic<Lane>(x);
+      return Lane::add_product(s, Lane::multiply(x, s), Lane::subtract(one, s));
     }
     case Activation::tanh: {
-      const Block<Real> y = x.tanh();
-      return one_less(y * y);
+      const Pack y = Lane::tanh(x);
+      return Lane::subtract_product(one, y, y);
     }
     case Activation::sigmoid: {
-      const Block<Real> s = detail::logistic(x);
-      return s * one_less(s);
+      const Pack s = lane_logistic<Lane>(x);
+      return Lane::multiply(s, Lane::subtract(one, s));
     }
     default:
-      return x.unaryExpr([](const Real& t) { return t > Real(0) ? Real(1) : Real(0); });
+      return Lane::map(x, [](const Real& t) { return t > Real(0) ? Real(1) : Real(0); });
   }
 }
 
-/// Calls f(column, first row, rows) over blocks.
-template <Executor E, class F>
-void for_blocks(const E& executor, Index rows, Index cols, const F& f) {
+/// Calls f.operator()<Lane>(column, row) for packs of entries that cover a batch.
+template <class Scalar, class F>
+void for_packs(const ExecutorRef& executor, Index rows, Index cols, const F& f) {
   for_ranges(executor, cols, columns_per_piece(rows), [&](Index begin, Index end) {
     for (Index n = begin; n < end; ++n)
-      for (Index i = 0; i < rows; i += block_size) f(n, i, (std::min)(block_size, rows - i));
+      sweep<Scalar>(rows, [=]<class Lane>(Index i) { f.template operator()<Lane>(n, i); });
   });
 }
 
 }  // namespace detail
 
-/// y = f(x), entry by entry; y may be x.
-template <class X, class Y, Executor E = Serial>
+/// y = f(x), entry by entry; y may be x. The entries of a column are contiguous.
+template <class X, class Y>
 void activate(Activation kind, const Eigen::MatrixBase<X>& x, Eigen::MatrixBase<Y>& y,
-              const E& executor = {}) {
+              const ExecutorRef& executor = {}) {
+  using Scalar = typename X::Scalar;
   check_shape("ddl::activate", "y", y, x.rows(), x.cols());
-  detail::for_blocks(executor, x.rows(), x.cols(), [&](Index n, Index i, Index rows) {
-    column(y, n, i, rows) = detail::activated<typename X::Scalar>(kind, column(x.derived(), n, i, rows));
+  const detail::View<const Scalar> from(x.derived());
+  const detail::View<Scalar> to(y.derived());
+  detail::for_packs<Scalar>(executor, x.rows(), x.cols(), [=]<class Lane>(Index n, Index i) {
+    Lane::store(to.at(i, n), detail::activated<Lane>(kind, Lane::load(from.at(i, n))));
   });
 }
 
-/// dx = dy f'(x), from the input x of the forward pass; dx may be dy.
-template <class X, class DY, class DX, Executor E = Serial>
+/// dx = dy f'(x), from the input x of the forward pass; dx may be dy. The entries of a column are contiguous.
+template <class X, class DY, class DX>
 void activate_backward(Activation kind, const Eigen::MatrixBase<X>& x, const Eigen::MatrixBase<DY>& dy,
-                       Eigen::MatrixBase<DX>& dx, const E& executor = {}) {
+                       Eigen::MatrixBase<DX>& dx, const ExecutorRef& executor = {}) {
+  using Scalar = typename X::Scalar;
   check_shape("ddl::activate_backward", "dy", dy, x.rows(), x.cols());
   check_shape("ddl::activate_backward", "dx", dx, x.rows(), x.cols());
-  detail::for_blocks(executor, x.rows(), x.cols(), [&](Index n, Index i, Index rows) {
-    column(dx, n, i, rows) = column(dy.derived(), n, i, rows) * detail::activation_slope<typename X::Scalar>(
-                                                                    kind, column(x.derived(), n, i, rows));
+  const detail::View<const Scalar> input(x.derived()), grad(dy.derived());
+  const detail::View<Scalar> to(dx.derived());
+  detail::for_packs<Scalar>(executor, x.rows(), x.cols(), [=]<class Lane>(Index n, Index i) {
+    const auto derivative = detail::activation_derivative<Lane>(kind, Lane::load(input.at(i, n)));
+    Lane::store(to.at(i, n), Lane::multiply(Lane::load(grad.at(i, n)), derivative));
   });
 }
 

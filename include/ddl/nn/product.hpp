@@ -13,28 +13,6 @@
 namespace ddl {
 namespace detail {
 
-/// A matrix as these products see it, whatever its type was.
-template <class Scalar>
-struct View {
-  Scalar* data;
-  Index rows, cols, stride;
-  bool row_major;  ///< a transpose; a single row counts as column-major
-
-  template <class Derived>
-  explicit View(Derived& x)
-      : data(x.data()),
-        rows(x.rows()),
-        cols(x.cols()),
-        stride(int(Derived::RowsAtCompileTime) == 1 && Derived::IsRowMajor ? x.innerStride()
-                                                                           : x.outerStride()),
-        row_major(Derived::IsRowMajor && int(Derived::RowsAtCompileTime) != 1) {
-    static_assert(bool(Derived::Flags & Eigen::DirectAccessBit),
-                  "ddl: a product takes matrices, maps and blocks");
-    eigen_assert(x.rows() == 1 || x.innerStride() == 1);
-  }
-  Scalar* at(Index i, Index j) const { return data + (row_major ? i * stride + j : i + j * stride); }
-};
-
 /// What stands in C before A B is added.
 enum class Start { keep, zero, bias };
 

@@ -62,9 +62,11 @@ struct SwiGlu {
     tape.hidden.resize(hidden, N);
     c_fc1.forward(x, tape.gate, pass);
     c_fc2.forward(x, tape.linear, pass);
-    detail::for_blocks(pass.executor, hidden, N, [&](Index n, Index i, Index rows) {
-      const detail::Block<Scalar> g = column(tape.gate, n, i, rows);
-      column(tape.hidden, n, i, rows) = g * detail::logistic(g) * column(tape.linear, n, i, rows);
+    const detail::View<const Scalar> gate(tape.gate), linear(tape.linear);
+    const detail::View<Scalar> to(tape.hidden);
+    detail::for_packs<Scalar>(pass.executor, hidden, N, [=]<class Lane>(Index n, Index i) {
+      const auto g = Lane::load(gate.at(i, n)), silu = Lane::multiply(g, detail::lane_logistic<Lane>(g));
+      Lane::store(to.at(i, n), Lane::multiply(silu, Lane::load(linear.at(i, n))));
     });
     c_proj.forward(tape.hidden, y, pass);
   }
@@ -77,11 +79,13 @@ struct SwiGlu {
                 SwiGlu& gradient, const Pass& pass = {}) const {
     c_proj.backward_parameters(tape.hidden, dy, gradient.c_proj, pass);
     c_proj.input_gradient(dy, tape.hidden, pass);
-    detail::for_blocks(pass.executor, c_fc1.outputs(), x.cols(), [&](Index n, Index i, Index rows) {
-      const detail::Block<Scalar> g = column(tape.gate, n, i, rows), s = detail::logistic(g);
-      const detail::Block<Scalar> dhs = column(tape.hidden, n, i, rows) * s;
-      column(tape.gate, n, i, rows) = dhs * column(tape.linear, n, i, rows) * (g - g * s + Scalar(1));
-      column(tape.linear, n, i, rows) = dhs * g;
+    const detail::View<Scalar> gate(tape.gate), linear(tape.linear), dhidden(tape.hidden);
+    detail::for_packs<Scalar>(pass.executor, c_fc1.outputs(), x.cols(), [=]<class Lane>(Index n, Index i) {
+      const auto g = Lane::load(gate.at(i, n)), s = detail::lane_logistic<Lane>(g);
+      const auto dhs = Lane::multiply(Lane::load(dhidden.at(i, n)), s);
+      const auto dg = Lane::add(Lane::subtract_product(g, g, s), Lane::broadcast(1));
+      Lane::store(gate.at(i, n), Lane::multiply(Lane::multiply(dhs, Lane::load(linear.at(i, n))), dg));
+      Lane::store(linear.at(i, n), Lane::multiply(dhs, g));
     });
     c_fc1.backward(x, tape.gate, dx, gradient.c_fc1, pass);
     c_fc2.backward(x, tape.linear, dx, gradient.c_fc2, pass);

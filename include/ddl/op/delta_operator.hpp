@@ -81,7 +81,7 @@ class DeltaOperator {
       : DeltaOperator(AsGiven{}, direction, std::move(beta)) {
     if (!is_finite(k_eps) || k_eps < Real(0))
       fail("ddl::DeltaOperator", "k_eps", "negative or not finite", "a number of at least 0");
-    const auto unit = detail::normalizer(k_, k2_, k_eps);
+    const auto unit = detail::normalizer(k_.data(), k_.size(), k2_, k_eps);
     k_ *= AccumScalar(unit.power);
     k_ *= AccumScalar(unit.scale);
     k2_ = k_.squaredNorm();

@@ -88,15 +88,6 @@ Real error(UpdateRule rule, const Real& v, const Real& u) {
   return rule == UpdateRule::delta ? Real(v - u) : v;
 }
 
-/// Calls f.operator()<Lane>(i) along a column of d entries.
-template <class Scalar, class F>
-EIGEN_STRONG_INLINE void sweep(Index d, F&& f) {
-  using Wide = WideLane<Scalar>;
-  Index i = 0;
-  for (; i + Wide::size <= d; i += Wide::size) f.template operator()<Wide>(i);
-  for (; i < d; ++i) f.template operator()<SingleLane<Scalar>>(i);
-}
-
 /// out[j] = kt . X_j for `Group` columns, and *norm2 = |kt|^2 if asked for. Two sets of running sums, as one
 /// would wait for the latency of its own additions.
 template <int Group, bool Norm, class Scalar>
@@ -149,8 +140,9 @@ template <class Scalar, int Rows, int Cols, int Tokens>
 EIGEN_DONT_INLINE Direction<Scalar> scaled_direction(const EditInputs<Scalar, Rows, Cols, Tokens>& inputs,
                                                      const EditTape<Scalar, Rows, Cols, Tokens>& tape,
                                                      Index n) {
-  return {inputs.direction.data() + n * inputs.direction.rows(),
-          scaled_normalizer(inputs.direction.col(n), tape.k_eps)};
+  const Index d = inputs.direction.rows();
+  const Scalar* kt = inputs.direction.data() + n * d;
+  return {kt, scaled_normalizer(kt, d, tape.k_eps)};
 }
 
 /// True once for every cache line of a column.
@@ -347,7 +339,7 @@ void delta_update_forward(UpdateRule rule, const std::type_identity_t<ConstBatch
           else
             detail::dots<Group, false>(d, k.kt, columns, stride_x, u + j, nullptr);
         });
-        k.unit = detail::normalizer(inputs.direction.col(n), norm2, tape.k_eps);
+        k.unit = detail::normalizer(k.kt, d, norm2, tape.k_eps);
         s = k.unit.scale;
         step = s * inputs.beta.data()[n];
         if (k.unit.power != Real(1)) [[unlikely]] {

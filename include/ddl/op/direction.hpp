@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#include "ddl/core/scalar.hpp"
+#include "ddl/core/batch.hpp"
 
 namespace ddl {
 
@@ -37,11 +37,10 @@ constexpr bool is_common(const Real& x, const Real& limit) noexcept {
   return x > 1 / limit && x < limit;
 }
 
-/// The normalizer of a kt of any length.
-template <class Real, class Derived>
-EIGEN_DONT_INLINE Normalizer<Real> scaled_normalizer(const Eigen::MatrixBase<Derived>& kt,
-                                                     const Real& k_eps) {
-  const auto& wide = kt.template cast<Accum<typename Derived::Scalar>>();
+/// The normalizer of a kt of any length |kt|, given its entries.
+template <class Real, class Scalar>
+EIGEN_DONT_INLINE Normalizer<Real> scaled_normalizer(const Scalar* kt, Index size, const Real& k_eps) {
+  const auto& wide = Eigen::Map<const Vector<Scalar>>(kt, size).template cast<Accum<Scalar>>();
   const Real largest = (std::max)(Real(wide.cwiseAbs().maxCoeff()), k_eps);
   if (!(largest > 0)) return {Real(1), Real(0)};
   constexpr int limit = std::numeric_limits<Real>::max_exponent - 2;
@@ -51,15 +50,14 @@ EIGEN_DONT_INLINE Normalizer<Real> scaled_normalizer(const Eigen::MatrixBase<Der
 }
 
 /// The normalizer, given |kt|^2 as summed. `kt` is read only where the length is not a common one.
-template <class Real, class Derived>
-Normalizer<Real> normalizer(const Eigen::MatrixBase<Derived>& kt, const Real& squared_norm,
-                            const Real& k_eps) {
+template <class Real, class Scalar>
+Normalizer<Real> normalizer(const Scalar* kt, Index size, const Real& squared_norm, const Real& k_eps) {
   using std::sqrt;
   const Real sum = squared_norm + k_eps * k_eps;
   if constexpr (std::is_floating_point_v<Real>) {
     constexpr Real length = common_length<Real>();
     if (is_common(sum, length * length)) return {Real(1), 1 / sqrt(sum)};
-    return scaled_normalizer(kt, k_eps);
+    return scaled_normalizer(kt, size, k_eps);
   } else {
     return {Real(1), sum > Real(0) ? Real(Real(1) / sqrt(sum)) : Real(0)};
   }
@@ -67,12 +65,12 @@ Normalizer<Real> normalizer(const Eigen::MatrixBase<Derived>& kt, const Real& sq
 
 }  // namespace detail
 
-/// The s of k = s kt, given |kt|^2 as summed. That sum may have over- or underflowed.
+/// The s of k = s kt, given |kt|^2 as summed. That sum may have over- or underflowed. The entries of kt are contiguous.
 /// @return 0 if kt and k_eps are both 0, and where s is larger than the largest number (float: kt and k_eps below
 /// 3e-39), so that k is 0 there.
 template <class Real, class Derived>
 Real direction_scale(const Eigen::MatrixBase<Derived>& kt, const Real& squared_norm, const Real& k_eps) {
-  const auto [power, scale] = detail::normalizer(kt, squared_norm, k_eps);
+  const auto [power, scale] = detail::normalizer(kt.derived().data(), kt.size(), squared_norm, k_eps);
   const Real s = power * scale;
   return is_finite(s) ? s : Real(0);
 }

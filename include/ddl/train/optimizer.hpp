@@ -9,24 +9,20 @@
 #include <string_view>
 #include <tuple>
 
-#include "ddl/core/executor.hpp"
+#include "ddl/core/eigen_internals.hpp"
 #include "ddl/core/parameters.hpp"
+#include "ddl/core/pass.hpp"
 
 namespace ddl {
 
 namespace detail {
 
-/// Calls f(segments...) over pieces of the same bounds of any number of same-shaped parameters, as arrays.
-template <Executor E, class F, class First, class... Rest>
-void for_segments(const E& executor, const F& f, First& first, Rest&... rest) {
-  const auto segment = [](auto& p, Index begin, Index end) {
-    using P = std::remove_reference_t<decltype(p)>;
-    using Array = Eigen::Array<typename P::Scalar, Dynamic, 1>;
-    return Eigen::Map<std::conditional_t<std::is_const_v<P>, const Array, Array>>(p.data() + begin,
-                                                                                  end - begin);
-  };
-  for_ranges(executor, first.size(), Index(1) << 14,
-             [&](Index begin, Index end) { f(segment(first, begin, end), segment(rest, begin, end)...); });
+/// Calls f.operator()<Lane>(i) for packs that cover a parameter of `size` entries: see core/eigen_internals.hpp.
+template <class Scalar, class F>
+void for_packs(const ExecutorRef& executor, Index size, const F& f) {
+  for_ranges(executor, size, Index(1) << 14, [&](Index begin, Index end) {
+    sweep<Scalar>(end - begin, [=]<class Lane>(Index i) { f.template operator()<Lane>(begin + i); });
+  });
 }
 
 }  // namespace detail
@@ -87,8 +83,10 @@ double clip_global_norm(Model& gradient, double max_norm, const E& executor = {}
     for_each_parameter(
         [&](const ParameterPath&, auto& p) {
           using Scalar = typename std::remove_cvref_t<decltype(p)>::Scalar;
-          detail::for_segments(
-              executor, [&](auto x) { x *= static_cast<Scalar>(scale); }, p);
+          detail::for_packs<Scalar>(
+              executor, p.size(), [to = p.data(), factor = static_cast<Scalar>(scale)]<class Lane>(Index i) {
+                Lane::store(to + i, Lane::multiply(Lane::load(to + i), Lane::broadcast(factor)));
+              });
         },
         gradient);
   return norm;
@@ -145,13 +143,15 @@ struct Sgd {
           const auto rate = static_cast<Scalar>(settings.learning_rate);
           const auto kept =
               static_cast<Scalar>(path.is_vector() ? 1 : 1 - settings.learning_rate * settings.weight_decay);
-          detail::for_segments(
-              executor,
-              [&](auto ps, auto gs, auto vs) {
-                vs = momentum * vs + gs;
-                ps = kept * ps - rate * vs;
-              },
-              p, g, v);
+          detail::for_packs<Scalar>(
+              executor, p.size(), [=, ps = p.data(), gs = g.data(), vs = v.data()]<class Lane>(Index i) {
+                const auto times = [](Scalar factor, const auto& x) {
+                  return Lane::multiply(Lane::broadcast(factor), x);
+                };
+                const auto step = Lane::add(times(momentum, Lane::load(vs + i)), Lane::load(gs + i));
+                Lane::store(vs + i, step);
+                Lane::store(ps + i, Lane::subtract(times(kept, Lane::load(ps + i)), times(rate, step)));
+              });
         },
         model, gradient, velocity);
   }
@@ -240,16 +240,25 @@ struct AdamW {
           const Scalar most = largest_gradient();
           const auto kept =
               static_cast<Scalar>(path.is_vector() ? 1 : 1 - settings.learning_rate * settings.weight_decay);
-          detail::for_segments(
-              executor,
-              [&](auto ps, auto gs, auto ms, auto vs) {
-                const auto clamped =
-                    ((gs.min)(most).max)(-most) + Scalar(0) * gs;  // NaN and infinity give NaN
-                ms = b1 * ms + rest1 * clamped;
-                vs = b2 * vs + rest2 * clamped.square();
-                ps = kept * ps - rate * ms / (vs.sqrt() * unbias + eps);
-              },
-              p, g, m, v);
+          detail::for_packs<Scalar>(
+              executor, p.size(),
+              [=, ps = p.data(), gs = g.data(), ms = m.data(), vs = v.data()]<class Lane>(Index i) {
+                const auto times = [](Scalar factor, const auto& x) {
+                  return Lane::multiply(Lane::broadcast(factor), x);
+                };
+                const auto grad = Lane::load(gs + i);
+                const auto inside =
+                    Lane::maximum(Lane::minimum(grad, Lane::broadcast(most)), Lane::broadcast(-most));
+                const auto clamped = Lane::add(inside, times(0, grad));  // NaN and infinity give NaN
+                const auto mean = Lane::add(times(b1, Lane::load(ms + i)), times(rest1, clamped));
+                const auto square =
+                    Lane::add(times(b2, Lane::load(vs + i)), times(rest2, Lane::multiply(clamped, clamped)));
+                const auto root = Lane::add(times(unbias, Lane::sqrt(square)), Lane::broadcast(eps));
+                Lane::store(ms + i, mean);
+                Lane::store(vs + i, square);
+                Lane::store(ps + i, Lane::subtract(times(kept, Lane::load(ps + i)),
+                                                   Lane::divide(times(rate, mean), root)));
+              });
         },
         model, gradient, first_moment, second_moment);
     ++steps;
