@@ -90,11 +90,11 @@ void check_distribution(const Distribution& given, std::vector<double> values, b
   const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
   double squares = 0;
   for (const double x : values) squares += (x - mean) * (x - mean);
-  CHECK(std::abs(given.mean - mean) <= slope_tolerance<double>);
-  CHECK(std::abs(given.deviation() - std::sqrt(squares / (n - 1))) <= slope_tolerance<double>);
+  CHECK(std::abs(given.mean - mean) <= derivative_tolerance<double>);
+  CHECK(std::abs(given.deviation() - std::sqrt(squares / (n - 1))) <= derivative_tolerance<double>);
   std::sort(values.begin(), values.end());
-  CHECK(std::abs(given.smallest - values.front()) <= slope_tolerance<double>);
-  CHECK(std::abs(given.largest - values.back()) <= slope_tolerance<double>);
+  CHECK(std::abs(given.smallest - values.front()) <= derivative_tolerance<double>);
+  CHECK(std::abs(given.largest - values.back()) <= derivative_tolerance<double>);
   CHECK(given.counts.empty() == !bins);
   if (!bins) return;
   const double width = (given.high - given.low) / static_cast<double>(given.counts.size());
@@ -321,7 +321,7 @@ TEST_CASE("one batch of 64 is four of 16, added or merged", "[analysis][gate_aud
   CHECK(merged.samples() == 64);
   for (std::size_t l = 0; l < 3; ++l) {
     check_equal(parts.layers()[l], whole.layers()[l], 0);
-    check_equal(merged.layers()[l], whole.layers()[l], slope_tolerance<double>);
+    check_equal(merged.layers()[l], whole.layers()[l], derivative_tolerance<double>);
   }
   REQUIRE(whole.shortcuts().size() == 2);
   REQUIRE(merged.shortcuts().size() == 2);

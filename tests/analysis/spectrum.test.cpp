@@ -47,7 +47,7 @@ DeltaProduct<Scalar, Rows> random_product(Directions kind, Index d, Index n, dou
 /// Of n operators and a decomposition, whose results are sums of many terms.
 template <class Scalar>
 double spectrum_tolerance(Index n) {
-  return std::max(slope_tolerance<Scalar>, sequence_tolerance<Scalar>(n));
+  return std::max(derivative_tolerance<Scalar>, sequence_tolerance<Scalar>(n));
 }
 
 /// How far the spectrum is from that of the dense A. Eigenvalues are compared by what rounding leaves of them however
@@ -102,10 +102,10 @@ TEST_CASE("eigenvalues are those of Eigen's solver for the dense product", "[ana
   const auto dense = Eigen::EigenSolver<Matrix<double>>(product.dense(), false).eigenvalues().eval();
   CHECK(dense.imag().cwiseAbs().maxCoeff() > 0.01);  // complex ones are among them
   for (const Complex value : s.eigenvalues)
-    CHECK((dense.array() - value).abs().minCoeff() <= slope_tolerance<double>);
+    CHECK((dense.array() - value).abs().minCoeff() <= derivative_tolerance<double>);
   for (const Complex value : dense)
     CHECK(std::min((s.eigenvalues.array() - value).abs().minCoeff(), std::abs(value - 1.0)) <=
-          slope_tolerance<double>);
+          derivative_tolerance<double>);
 }
 
 TEST_CASE("a product's eigenvalues are those of its matrix", "[analysis][spectrum]") {

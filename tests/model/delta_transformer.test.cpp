@@ -315,7 +315,7 @@ TEST_CASE("padding that the loss ignores changes nothing", "[model][transformer]
   for_each_parameter(
       [](const ParameterPath& path, const auto& p, const auto& q) {
         INFO(path.str());
-        CHECK(error(p, q) <= slope_tolerance<double>);
+        CHECK(error(p, q) <= derivative_tolerance<double>);
         CHECK_FALSE(q.isZero(0));
       },
       together, apart);

@@ -168,7 +168,7 @@ TEMPLATE_TEST_CASE_SIG("forward and backward are the textbook's, token by token"
         CHECK(error(wide(p.Y), expected.Y) <= tolerance);
         CHECK(error(wide(p.dX), expected.dX) <= tolerance);
         CHECK(error(per_length(p, p.gradient.direction), per_length(p, expected.dkt)) <=
-              slope_tolerance_of<Scalar>());
+              derivative_tolerance_of<Scalar>());
         // These live in the accumulation type, but dv and dbeta come from the stored X and G.
         constexpr double exact = identity_tolerance<ddl::Accum<Scalar>>;
         CHECK(error(wide(p.gradient.value), expected.dv) <= exact);
@@ -327,8 +327,8 @@ TEST_CASE("float agrees with double for kt of any length", "[op][delta_update][g
     }
 }
 
-TEMPLATE_TEST_CASE("every pass is the textbook's for kt and k_eps of any size", "[op][delta_update][grad]", float,
-                   double) {
+TEMPLATE_TEST_CASE("every pass is the textbook's for kt and k_eps of any size", "[op][delta_update][grad]",
+                   float, double) {
   using Limits = std::numeric_limits<TestType>;
   constexpr Index d = 70, m = 5;
   const auto all = lengths_of_any_size<TestType>();
@@ -357,7 +357,7 @@ TEMPLATE_TEST_CASE("every pass is the textbook's for kt and k_eps of any size", 
         const Real largest = wanted.cwiseAbs().maxCoeff();
         // Where 1 / |kt| overflows, so does the gradient; below the normal numbers it has few digits.
         if (largest <= Real((Limits::max)()) && largest >= Real((Limits::min)()) / Real(Limits::epsilon()))
-          CHECK(relative_error(given, wanted) <= slope_tolerance<TestType>);
+          CHECK(relative_error(given, wanted) <= derivative_tolerance<TestType>);
         CHECK((given.array() == given.array()).all());  // no NaN
       }
       Matrix<TestType> state = p.Y, grad = p.G;
@@ -417,7 +417,7 @@ TEST_CASE("the order of the pieces leaves no trace", "[op][delta_update]") {
     CHECK(error(wide(forwards.Y), expected.Y) <= identity_tolerance<float>);
     CHECK(error(wide(forwards.dX), expected.dX) <= identity_tolerance<float>);
     CHECK(error(per_length(forwards, forwards.gradient.direction), per_length(forwards, expected.dkt)) <=
-          slope_tolerance<float>);
+          derivative_tolerance<float>);
     Matrix<float> undone = forwards.Y, undone_too = forwards.Y;
     ddl::delta_update_inverse(rule, forwards.inputs, forwards.tape, undone);
     ddl::delta_update_inverse(rule, backwards.inputs, backwards.tape, undone_too, Backwards());

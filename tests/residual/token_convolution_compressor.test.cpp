@@ -97,7 +97,7 @@ TEST_CASE("the gradients of a batch are those of its sequences", "[residual][tok
   CHECK(dX[0] == dX[1]);
   CHECK_FALSE(dX[0].isZero(0));
   for_each_parameter([](const ParameterPath&, const auto& a,
-                        const auto& b) { CHECK(error(a, b) <= slope_tolerance<double>); },
+                        const auto& b) { CHECK(error(a, b) <= derivative_tolerance<double>); },
                      gradient[0], gradient[1]);
 }
 

@@ -101,11 +101,11 @@ constexpr double tolerance_of() {
 }
 
 template <class Scalar>
-constexpr double slope_tolerance_of() {
+constexpr double derivative_tolerance_of() {
   if constexpr (is_sixteen_bit<Scalar>) {
     return storage_tolerance<Scalar>;
   } else {
-    return slope_tolerance<Scalar>;
+    return derivative_tolerance<Scalar>;
   }
 }
 

@@ -51,7 +51,7 @@ double compact_tolerance(Index n, Index d, double size) {
 
 /// A gradient that is the difference of several sums, each rounded like an identity.
 template <class Scalar>
-constexpr double slope_tolerance = 4 * identity_tolerance<Scalar>;
+constexpr double derivative_tolerance = 4 * identity_tolerance<Scalar>;
 
 /// A state after 200 layers and back, against what it was.
 template <class Scalar>

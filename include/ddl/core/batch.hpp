@@ -35,6 +35,8 @@ using BatchRef = Eigen::Ref<Matrix<Scalar, Rows, Dynamic>>;
 template <class Scalar, int Rows = Dynamic>
 using ConstBatchRef = Eigen::Ref<const Matrix<Scalar, Rows, Dynamic>>;
 
+namespace detail {
+
 /// A run of consecutive scalars as an array. Loops are written over these whatever matrix they came from, so
 /// that each expression is compiled once for a scalar and not once for every type of matrix.
 template <class Scalar>
@@ -42,15 +44,17 @@ using Run = Eigen::Map<Eigen::Array<Scalar, Dynamic, 1>>;
 template <class Scalar>
 using ConstRun = Eigen::Map<const Eigen::Array<Scalar, Dynamic, 1>>;
 
+}  // namespace detail
+
 /// Entries begin .. begin + size - 1 of column j of a column-major matrix; the whole column by default.
 template <class Derived>
-ConstRun<typename Derived::Scalar> column(const Eigen::DenseBase<Derived>& x, Index j, Index begin = 0,
-                                          Index size = -1) {
+detail::ConstRun<typename Derived::Scalar> column(const Eigen::DenseBase<Derived>& x, Index j,
+                                                  Index begin = 0, Index size = -1) {
   return {x.derived().data() + j * x.derived().colStride() + begin, size < 0 ? x.rows() : size};
 }
 template <class Derived>
-Run<typename Derived::Scalar> column(Eigen::DenseBase<Derived>& x, Index j, Index begin = 0,
-                                     Index size = -1) {
+detail::Run<typename Derived::Scalar> column(Eigen::DenseBase<Derived>& x, Index j, Index begin = 0,
+                                             Index size = -1) {
   return {x.derived().data() + j * x.derived().colStride() + begin, size < 0 ? x.rows() : size};
 }
 

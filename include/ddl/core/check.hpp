@@ -11,34 +11,49 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "ddl/core/scalar.hpp"
 
 namespace ddl {
 
+// What makes an error's message is never inlined: checks stand in every function of the library.
+
 /// Throws "where: what is GIVEN, expected EXPECTED".
-[[noreturn]] inline void fail(const std::string& where, const std::string& what, const std::string& given,
-                              const std::string& expected) {
-  throw std::invalid_argument(where + ": " + what + " is " + given + ", expected " + expected);
+[[noreturn]] EIGEN_DONT_INLINE inline void fail(std::string_view where, std::string_view what,
+                                                std::string_view given, std::string_view expected) {
+  std::string text;
+  for (const std::string_view part : {where, std::string_view(": "), what, std::string_view(" is "), given,
+                                      std::string_view(", expected "), expected})
+    text += part;
+  throw std::invalid_argument(text);
 }
 
-inline std::string shape_text(Index rows, Index cols) {
+EIGEN_DONT_INLINE inline std::string shape_text(Index rows, Index cols) {
   return std::to_string(rows) + " x " + std::to_string(cols);
 }
+
+namespace detail {
+
+[[noreturn]] EIGEN_DONT_INLINE inline void fail_shape(const char* where, const char* what, Index rows,
+                                                      Index cols, Index expected_rows, Index expected_cols) {
+  fail(where, what, shape_text(rows, cols), shape_text(expected_rows, expected_cols));
+}
+
+}  // namespace detail
 
 template <class Derived>
 void check_shape(const char* where, const char* what, const Eigen::EigenBase<Derived>& x, Index rows,
                  Index cols) {
-  if (x.rows() != rows || x.cols() != cols)
-    fail(where, what, shape_text(x.rows(), x.cols()), shape_text(rows, cols));
+  if (x.rows() != rows || x.cols() != cols) detail::fail_shape(where, what, x.rows(), x.cols(), rows, cols);
 }
 
-inline void check_positive(const char* where, const char* what, Index value) {
+EIGEN_DONT_INLINE inline void check_positive(const char* where, const char* what, Index value) {
   if (value < 1) fail(where, what, std::to_string(value), "at least 1");
 }
 
 /// A size given at run time must agree with one fixed at compile time.
-inline void check_fixed(const char* where, const char* what, Index value, int fixed) {
+EIGEN_DONT_INLINE inline void check_fixed(const char* where, const char* what, Index value, int fixed) {
   if (fixed != Dynamic && value != fixed)
     fail(where, what, std::to_string(value), std::to_string(fixed) + " (fixed)");
 }
@@ -69,13 +84,13 @@ inline std::string number_text(double value) {
 #endif
 }
 
-inline void check_finite(const char* where, const char* what, double value) {
+EIGEN_DONT_INLINE inline void check_finite(const char* where, const char* what, double value) {
   if (!is_finite(value)) fail(where, what, number_text(value), "a finite number");
 }
 
 /// Written so that NaN fails too.
-inline void check_range(const char* where, const char* what, double value, bool inside,
-                        const char* expected) {
+EIGEN_DONT_INLINE inline void check_range(const char* where, const char* what, double value, bool inside,
+                                          const char* expected) {
   if (!is_finite(value) || !inside) fail(where, what, number_text(value), expected);
 }
 

@@ -39,7 +39,7 @@ struct ParameterPath {
   int rank = 2;
 
   bool is_vector() const noexcept { return rank == 1; }
-  std::string str() const {
+  EIGEN_DONT_INLINE std::string str() const {
     const std::string own = index >= 0 ? std::to_string(index) : std::string(name);
     const std::string before = parent ? parent->str() : std::string();
     return before.empty() ? own : own.empty() ? before : before + "." + own;
@@ -193,8 +193,9 @@ void visit_nodes(const F& visit, Model& model, Rest&... rest) {
                 }});
 }
 
-[[noreturn]] inline void fail_at(const char* where, const char* what, const ParameterPath& path, Node node,
-                                 Index rows, Index cols, Index expected_rows, Index expected_cols) {
+[[noreturn]] EIGEN_DONT_INLINE inline void fail_at(const char* where, const char* what,
+                                                   const ParameterPath& path, Node node, Index rows,
+                                                   Index cols, Index expected_rows, Index expected_cols) {
   const auto text = [&](Index r, Index c) {
     return node == Node::list       ? "a list of " + std::to_string(r)
            : node == Node::optional ? std::string(r ? "present" : "absent")

@@ -83,7 +83,7 @@ class Pass {
 
   /// The number of sequences in a batch of `columns` tokens.
   /// @throws std::invalid_argument if the sequences do not fill the batch.
-  Index sequences(const char* where, Index columns) const {
+  EIGEN_DONT_INLINE Index sequences(const char* where, Index columns) const {
     if (uniform()) {
       if (length_ < 1 || columns % length_ != 0)
         fail(where, "the length of a sequence", std::to_string(length_),

@@ -94,8 +94,8 @@ struct DeltaResNet : DeltaStack<Block> {
     check_fixed(where, "width", d, Width);
     check_fixed(where, "value_channels", m, ValueChannels);
     embedding = {settings.inputs, d * m, random};
-    layers.reserve(static_cast<std::size_t>(settings.depth));
-    for (Index i = 0; i < settings.depth; ++i) layers.emplace_back(d, m, settings.block, random);
+    layers = std::vector<Block>(static_cast<std::size_t>(settings.depth));
+    for (Block& layer : layers) layer = {d, m, settings.block, random};
     readout = {d, m, settings.block.compressor, random};
     norm = {d, d, settings.block.norm, random};
     head = {d, settings.outputs, random};

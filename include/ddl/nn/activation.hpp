@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
 #include "ddl/core/eigen_internals.hpp"
 #include "ddl/core/pass.hpp"

@@ -231,7 +231,7 @@ struct CausalSelfAttention {
 
   /// The rows of head h of token n, or of `count` tokens from n on.
   template <class X>
-  Run<Scalar> head_of(X& x, Index h, Index n) const {
+  detail::Run<Scalar> head_of(X& x, Index h, Index n) const {
     return column(x, n, h * head_dim, head_dim);
   }
   template <class X>
@@ -240,7 +240,7 @@ struct CausalSelfAttention {
   }
 
   /// rms(rotate(x)) in place of x, for position p. @return the inverse rms.
-  Scalar normalize_and_rotate(const RmsNorm<Scalar>& norm, Run<Scalar> x, Index p,
+  Scalar normalize_and_rotate(const RmsNorm<Scalar>& norm, detail::Run<Scalar> x, Index p,
                               const RotaryTable<Scalar>& rotary) const {
     Scalar inverse_rms(1);
     if (has_norm()) inverse_rms /= std::sqrt(x.square().mean() + static_cast<Scalar>(norm.eps));
@@ -249,8 +249,8 @@ struct CausalSelfAttention {
     return inverse_rms;
   }
   /// From x' = rms(rotate(x)), the inverse rms s and dx':  x' = dx, dx = s rotate^T(dx' - x' (x'.dx') / head_dim).
-  void normalize_and_rotate_backward(Run<Scalar> x, const Run<Scalar>& dx, Scalar inverse_rms, Index p,
-                                     const RotaryTable<Scalar>& rotary) const {
+  void normalize_and_rotate_backward(detail::Run<Scalar> x, const detail::Run<Scalar>& dx, Scalar inverse_rms,
+                                     Index p, const RotaryTable<Scalar>& rotary) const {
     const Scalar along = has_norm() ? (x * dx).mean() : Scalar(0);
     x = inverse_rms * (dx - along * x);
     rotary.rotate_back(x, p);
@@ -329,7 +329,7 @@ struct CausalSelfAttention {
   /// where q and k are those of the tape. Keys are the outer loop: dk and dv of a block are complete, and overwrite
   /// k and v, after all its queries; k dS accumulates in place of the output.
   template <class Tape>
-  void attend_backward(Tape& tape, Index h, const TokenRange& tokens, Run<Scalar> dweight) const {
+  void attend_backward(Tape& tape, Index h, const TokenRange& tokens, detail::Run<Scalar> dweight) const {
     constexpr Index block = detail::attention_block;
     const Index first = tokens.begin, T = tokens.length();
     detail::AttentionBlocks<Scalar> room(head_dim);

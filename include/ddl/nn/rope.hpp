@@ -46,12 +46,12 @@ struct RotaryTable {
   }
 
   /// x, in place, for position p of the table.
-  void rotate(Run<Scalar> x, Index p) const noexcept { turn(x, p, Scalar(1)); }
+  void rotate(detail::Run<Scalar> x, Index p) const noexcept { turn(x, p, Scalar(1)); }
   /// The adjoint, which is the inverse.
-  void rotate_back(Run<Scalar> x, Index p) const noexcept { turn(x, p, Scalar(-1)); }
+  void rotate_back(detail::Run<Scalar> x, Index p) const noexcept { turn(x, p, Scalar(-1)); }
 
  private:
-  void turn(Run<Scalar>& x, Index p, Scalar sign) const noexcept {
+  void turn(detail::Run<Scalar>& x, Index p, Scalar sign) const noexcept {
     const Index half = cosine.rows();
     for (Index i = 0; i < half; ++i) {
       const Scalar a = x[i], b = x[i + half], c = cosine(i, p), s = sign * sine(i, p);

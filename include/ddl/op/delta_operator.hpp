@@ -106,8 +106,8 @@ class DeltaOperator {
   template <class In, class Out>
   void apply(const Eigen::MatrixBase<In>& X, Out&& Y) const {
     check_apply(X, Y);
-    detail::with_operand<detail::Overlap::same>(
-        X.derived(), Y, [&](const auto& x) { edit(x, Y.derived(), [](Index) { return AccumScalar(0); }); });
+    detail::with_operand<detail::Overlap::same>(X.derived(), Y,
+                                                [&](const auto& x) { edit(x, Y.derived(), Zero{}); });
   }
   template <class InOut>
   void apply_in_place(InOut&& X) const {
@@ -167,6 +167,10 @@ class DeltaOperator {
 
  private:
   struct AsGiven {};
+  /// The value of a product A X. A named type, so that `edit` is compiled once for a type of state.
+  struct Zero {
+    AccumScalar operator()(Index) const { return AccumScalar(0); }
+  };
   template <class Derived>
   DeltaOperator(AsGiven, const Eigen::MatrixBase<Derived>& direction, Real beta) : beta_(std::move(beta)) {
     static_assert(Derived::IsVectorAtCompileTime,

@@ -41,7 +41,7 @@ constexpr bool is_common(const Real& x, const Real& limit) noexcept {
 template <class Real, class Scalar>
 EIGEN_DONT_INLINE Normalizer<Real> scaled_normalizer(const Scalar* kt, Index size, const Real& k_eps) {
   const Eigen::Map<const Vector<Scalar>> entries(kt, size);
-  const auto& wide = entries.template cast<Accum<Scalar>>();  // without a cast, entries itself
+  const auto& wide = entries.template cast<Accum<Scalar>>();  // `entries` itself where the types are equal
   const Real largest = (std::max)(Real(wide.cwiseAbs().maxCoeff()), k_eps);
   if (!(largest > 0)) return {Real(1), Real(0)};
   constexpr int limit = std::numeric_limits<Real>::max_exponent - 2;

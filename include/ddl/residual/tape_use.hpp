@@ -36,7 +36,7 @@ struct ModelSizes {
   std::uint64_t shapes = 0;  ///< shape_hash of the parameters, or 0 where the sizes above are enough
 
   bool operator==(const ModelSizes&) const = default;
-  std::string str() const {
+  EIGEN_DONT_INLINE std::string str() const {
     return std::to_string(inputs) + " inputs, " + std::to_string(outputs) + " outputs, width " +
            std::to_string(width) + ", " + std::to_string(value_channels) + " value channels and " +
            std::to_string(layers) + " layers";
@@ -60,7 +60,7 @@ class TapeUse {
   }
   /// @throws std::invalid_argument if the model is empty, or the last pass with this tape was not a forward pass of this
   /// model with these sizes.
-  void check_backward(const char* where, const void* model, const ModelSizes& sizes) const {
+  EIGEN_DONT_INLINE void check_backward(const char* where, const void* model, const ModelSizes& sizes) const {
     check_sizes(where, "the tape", sizes_, sizes);
     if (forward_of_ != model || !model)
       fail(where, "the tape",
@@ -75,8 +75,8 @@ class TapeUse {
   }
 
   /// @throws std::invalid_argument if the sizes differ, or the model is empty.
-  static void check_sizes(const char* where, const char* what, const ModelSizes& given,
-                          const ModelSizes& model) {
+  EIGEN_DONT_INLINE static void check_sizes(const char* where, const char* what, const ModelSizes& given,
+                                            const ModelSizes& model) {
     check_model(where, model);
     if (given == model) return;
     ModelSizes same_parts = given;
@@ -88,7 +88,7 @@ class TapeUse {
          "one made for this model of " + model.str());
   }
   /// @throws std::invalid_argument if the model is empty.
-  static void check_model(const char* where, const ModelSizes& model) {
+  EIGEN_DONT_INLINE static void check_model(const char* where, const ModelSizes& model) {
     if (model.inputs < 1 || model.outputs < 1 || model.width < 1)
       fail(where, "the model", "empty (default-constructed or moved from)", "one made from settings");
   }
