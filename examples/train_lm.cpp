@@ -2,6 +2,7 @@
 /// @file  Trains a DDL Transformer, or one of its controls, to predict the next byte or character of a text. Its tokens are
 /// mixed by attention or by the delta rule over time. On several machines: mpirun -n 4 train_lm --shards 4 ...
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <stdexcept>
 #include <thread>
@@ -24,7 +25,7 @@ struct Options {
   std::string text, tokens = "bytes", variant = "cc_ec", mixer = "attention", json, checkpoint, resume,
                     memory = "training";
   Index layers = 4, width = 128, heads = 4, context = 128, batch = 8, steps = 1000, validate = 100,
-        windows = 64, edits = 0, head_dim = 0, shards = 1;
+        windows = 64, edits = 0, head_dim = 0, shards = 0;
   Index threads = static_cast<Index>(std::max(1u, std::thread::hardware_concurrency()));
   Index checkpoint_every = 200, keep = 2, sample = 300;
   double learning_rate = 2e-3, weight_decay = 0.1, split = 0.1;
@@ -61,7 +62,8 @@ CLI::Option* add_options(CLI::App& app, Options& o) {
                "betas in (0, 2) in place of (0, 1), of the mixers other than attention");
   add(app, "--context", o.context, options::size, "tokens in a sequence");
   add(app, "--batch", o.batch, options::size, "sequences a step");
-  add(app, "--shards", o.shards, options::size, "parts of a batch that threads compute side by side");
+  add(app, "--shards", o.shards, options::size_or_0,
+      "parts of a batch that threads compute side by side; 0: at most 16, of 256 tokens or more");
   add(app, "--steps", o.steps, options::size, "training steps");
   add(app, "--validate", o.validate, options::size, "steps between validations");
   add(app, "--windows", o.windows, options::size,
@@ -109,6 +111,10 @@ int train(int argc, char** argv, ddl::Communicator* ranks) {
   CLI11_PARSE(app, argc, argv);
   o.resumes = resume->count() > 0;
   if (o.edits == 0) o.edits = o.mixer == "gated_delta_product" ? 2 : 1;
+  if (o.shards == 0) {  // a power of two, which ranks can share
+    const Index most = std::clamp(o.batch * o.context / 256, Index(1), (std::min)(o.batch, Index(16)));
+    o.shards = static_cast<Index>(std::bit_floor(static_cast<std::uint64_t>(most)));
+  }
 
   const std::string text = read_text(o.text);
   const Coder coder = o.tokens == "characters" ? Coder(text, text_name(o.text)) : Coder();
