@@ -232,7 +232,7 @@ int main(int argc, char** argv) {
                   })->ArgNames({"batch", "threads", "shards"});
     for (const Index batch : {1, 4, 16, 64})
       for (const Index threads : bench::powers_of_two_threads())
-        if (batch <= 16 * threads)
+        if (batch <= (std::max)(Index(16), 4 * threads))
           for (const Index shards : std::set<Index>{1, (std::min)(batch, threads), batch})
             cells->Args({batch, threads, shards});
   }
