@@ -9,8 +9,8 @@
 
 namespace {
 
-using ddl::parameter;
 using ddl::Index;
+using ddl::parameter;
 using ddl::ParameterPath;
 using ddl::vector_parameter;
 
@@ -35,7 +35,8 @@ struct Block {
   std::optional<Norm> norm;
   std::variant<Leaf, Norm> gate;
   static constexpr auto parameters() {
-    return std::tuple(parameter("leaf", &Block::leaf), parameter("norm", &Block::norm), parameter("gate", &Block::gate));
+    return std::tuple(parameter("leaf", &Block::leaf), parameter("norm", &Block::norm),
+                      parameter("gate", &Block::gate));
   }
 };
 

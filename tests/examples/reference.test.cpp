@@ -158,8 +158,8 @@ TEST_CASE("every tensor of a file over time must be there, and no other", "[exam
 TEST_CASE("every tensor of a reference file must have its shape", "[examples][reference]") {
   const auto refused = [](const std::string& name, const TensorShape& shape, const std::string& expected) {
     CAPTURE(name, detail::tensor_shape_text(shape));
-    CHECK(reshaped(name, shape) ==
-          "bad: tensor \"" + name + "\": has shape " + detail::tensor_shape_text(shape) + ", expected " + expected);
+    CHECK(reshaped(name, shape) == "bad: tensor \"" + name + "\": has shape " +
+                                       detail::tensor_shape_text(shape) + ", expected " + expected);
   };
   for (const TensorShape& shape :
        {TensorShape{0}, {13}, {1, 0}, {1, 5}, {1, 12}, {1, 14}, {2, 13}, {13, 1}, {}})

@@ -376,8 +376,9 @@ TEST_CASE("sizes in a config are compared with the tensors before any memory is 
       bool has = false;
       rewrite(path, [&](auto&, auto& metadata) {
         json config = json::parse(metadata.at("config"));
-        has = config.contains(key) || (key == "ddl_state_shortconv_kernel_size" &&
-                                       std::holds_alternative<ChannelConvolutionSettings>(settings.compressor));
+        has =
+            config.contains(key) || (key == "ddl_state_shortconv_kernel_size" &&
+                                     std::holds_alternative<ChannelConvolutionSettings>(settings.compressor));
         config[key] = size;
         metadata.at("config") = config.dump();
       });

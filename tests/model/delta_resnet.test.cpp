@@ -62,8 +62,8 @@ TEMPLATE_TEST_CASE_SIG("the net's gradients hold for any number of value channel
   const typename NetOf<Channels>::template Layer<double, false> dynamic{};
   const typename NetOf<Channels>::template Layer<double, true> fixed{};
   check_differences(dynamic);
-  check_close(Trial(fixed, small_width, small_samples).run(), Trial(dynamic, small_width, small_samples).run(),
-              identity_tolerance<double>);
+  check_close(Trial(fixed, small_width, small_samples).run(),
+              Trial(dynamic, small_width, small_samples).run(), identity_tolerance<double>);
 }
 
 TEST_CASE("the net's gradients hold at any depth, under every update rule", "[model][delta_resnet][grad]") {

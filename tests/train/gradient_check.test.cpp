@@ -13,7 +13,9 @@ namespace {
 struct Pair {
   using Scalar = double;
   Matrix<double> a, b;
-  static constexpr auto parameters() { return std::tuple(parameter("a", &Pair::a), parameter("b", &Pair::b)); }
+  static constexpr auto parameters() {
+    return std::tuple(parameter("a", &Pair::a), parameter("b", &Pair::b));
+  }
 };
 
 /// L = sum of sin(a) + sum of b^3, with its gradient.

@@ -7,8 +7,8 @@
 
 #include "ddl/core/batch.hpp"
 #include "ddl/core/check.hpp"
-#include "ddl/core/pass.hpp"
 #include "ddl/core/parameters.hpp"
+#include "ddl/core/pass.hpp"
 #include "ddl/core/random.hpp"
 
 namespace ddl {

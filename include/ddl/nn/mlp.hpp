@@ -14,7 +14,7 @@ namespace ddl {
 
 struct MlpSettings {
   std::optional<Index> hidden = {};  ///< width of the hidden layers; four times the outputs by default
-  Index layers = 2;                  ///< linear layers, at least 2; all but the last are followed by the activation
+  Index layers = 2;  ///< linear layers, at least 2; all but the last are followed by the activation
   Activation activation = Activation::gelu;
 };
 
@@ -44,7 +44,8 @@ struct Mlp {
   Activation activation = Activation::gelu;
 
   static constexpr auto parameters() {
-    return std::tuple(parameter("first", &Mlp::first), parameter("middle", &Mlp::middle), parameter("last", &Mlp::last));
+    return std::tuple(parameter("first", &Mlp::first), parameter("middle", &Mlp::middle),
+                      parameter("last", &Mlp::last));
   }
 
   Mlp() = default;

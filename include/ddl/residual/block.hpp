@@ -94,8 +94,8 @@ struct DeltaConnection {
 
   static constexpr auto parameters() {
     using C = DeltaConnection;
-    return std::tuple(parameter("norm", &C::norm), parameter("sublayer", &C::sublayer), parameter("gate", &C::gate),
-                      parameter("value", &C::value));
+    return std::tuple(parameter("norm", &C::norm), parameter("sublayer", &C::sublayer),
+                      parameter("gate", &C::gate), parameter("value", &C::value));
   }
 
   DeltaConnection() = default;
@@ -126,7 +126,8 @@ struct DeltaConnection {
     prepare(X, edit, activations);
     const Input x = infer_compressor(compressor, X, state.compressor, activations.compressor, pass);
     norm.forward(x, activations.context, activations.norm, pass);
-    infer_part(sublayer, activations.context, edit.inputs.direction, state.sublayer, activations.sublayer, pass);
+    infer_part(sublayer, activations.context, edit.inputs.direction, state.sublayer, activations.sublayer,
+               pass);
     gate_and_value(x, edit, activations, pass);
     delta_update_forward(update, X, edit.inputs, edit.tape, Y, k_eps, pass.executor);
   }
@@ -155,8 +156,8 @@ struct DeltaConnection {
   /// The adjoint of run_parts: workspace.gradient holds the gradients of the inputs of the edits; adds to dX.
   template <int Tokens>
   void backward_parts(const Compressor& compressor, const Input& X, BatchState dX, const Edit<Tokens>& edit,
-                      Activations<Tokens>& activations, Compressor& compressor_gradient, DeltaConnection& gradient,
-                      Workspace<Tokens>& workspace, const Pass& pass = {}) const {
+                      Activations<Tokens>& activations, Compressor& compressor_gradient,
+                      DeltaConnection& gradient, Workspace<Tokens>& workspace, const Pass& pass = {}) const {
     const auto& inputs = edit.inputs;
     const auto& c = activations.context;
     auto &dc = workspace.dcontext, &dx = workspace.dcompressed;
@@ -169,8 +170,8 @@ struct DeltaConnection {
       gate->backward(c, inputs.beta, workspace.gradient.beta, dc, activations.gate, *gradient.gate, pass);
     if (value) {
       const bool from_context = value->reads() == ValueSource::context;
-      value->backward(from_context ? Input(c) : x, inputs.value, workspace.gradient.value, from_context ? dc : dx,
-                      activations.value, *gradient.value, pass);
+      value->backward(from_context ? Input(c) : x, inputs.value, workspace.gradient.value,
+                      from_context ? dc : dx, activations.value, *gradient.value, pass);
     }
     norm.backward(x, c, dc, dx, activations.norm, gradient.norm, pass);
     compressor.backward(X, dx, dX, activations.compressor, compressor_gradient, pass);
@@ -189,8 +190,8 @@ struct DeltaConnection {
     const auto& c = activations.context;
     if (gate) gate->forward(c, edit.inputs.beta, activations.gate, pass);
     if (value)
-      value->forward(value->reads() == ValueSource::context ? Input(c) : x, edit.inputs.value, activations.value,
-                     pass);
+      value->forward(value->reads() == ValueSource::context ? Input(c) : x, edit.inputs.value,
+                     activations.value, pass);
   }
   static Index checked(Index width, Index channels, const Settings& settings) {
     constexpr const char* where = "ddl::DeltaResidualBlock";
@@ -225,9 +226,9 @@ struct DeltaResidualBlock
   using Connection =
       DeltaConnection<Scalar_, Width, ValueChannels, SublayerPart, Gate, Value, Compressor_, NormPart>;
   using Scalar = Scalar_;
+  using typename Connection::BatchState;
   using typename Connection::Compressor;
   using typename Connection::Input;
-  using typename Connection::BatchState;
   using typename Connection::Settings;
   using typename Connection::State;
 
@@ -283,7 +284,8 @@ struct DeltaResidualBlock
     check_shape(where, "X", X, this->width, tape.edit.inputs.value.size());
     check_shape(where, "dX", dX, this->width, X.cols());
     const Pass pass = tape.use.begin_backward(executor);
-    delta_update_backward(this->update, X, tape.edit.inputs, tape.edit.tape, dX, tape.workspace.gradient, executor);
+    delta_update_backward(this->update, X, tape.edit.inputs, tape.edit.tape, dX, tape.workspace.gradient,
+                          executor);
     Connection::backward_parts(compressor, X, dX, tape.edit, tape.activations, gradient.compressor, gradient,
                                tape.workspace, pass);
   }

@@ -62,7 +62,8 @@ struct LinearGate {
 
   LinearGate() = default;
   /// Starts at beta0 for every input: zero weights.
-  LinearGate(Index in, Index outputs, const Settings& settings, Random& random) : out(in, outputs, random, 0) {
+  LinearGate(Index in, Index outputs, const Settings& settings, Random& random)
+      : out(in, outputs, random, 0) {
     out.bias[0] = detail::gate_bias<Scalar>(settings.beta0);
   }
 

@@ -24,7 +24,8 @@ concept ValuePart = MapPart<P, PartKind::value, Rows, Cols> && requires(const P&
 
 struct LinearValueSettings {
   ValueSource source = ValueSource::context;
-  std::optional<double> sigmoid_scale = {};  ///< v = sigmoid_scale * sigmoid(W . + b), as in the authors' code (4)
+  std::optional<double> sigmoid_scale =
+      {};  ///< v = sigmoid_scale * sigmoid(W . + b), as in the authors' code (4)
 };
 
 /// v = W z + b, or scale * sigmoid(W z + b), with z the source.   z: d x N, v: m x N.
@@ -95,7 +96,8 @@ struct ConstantValue {
   ValueSource reads() const noexcept { return ValueSource::context; }
 
   ConstantValue() = default;
-  ConstantValue(Index, Index, const Settings& settings, Random&) : value(static_cast<Scalar>(settings.value)) {
+  ConstantValue(Index, Index, const Settings& settings, Random&)
+      : value(static_cast<Scalar>(settings.value)) {
     check_finite("ddl::ConstantValue", "value", settings.value);
   }
 

@@ -66,7 +66,8 @@ struct VariantPart {
   // A compressor's passes.
   template <class X, int Tokens>
   auto forward(const X& x, Tape<Tokens>& tape, const Pass& pass = {}) const {
-    return choose(part.index(), [&](auto i) { return std::get<i>(part).forward(x, std::get<i>(tape.of), pass); });
+    return choose(part.index(),
+                  [&](auto i) { return std::get<i>(part).forward(x, std::get<i>(tape.of), pass); });
   }
   template <class X, int Tokens>
   auto output(const X& x, const Tape<Tokens>& tape) const {
@@ -110,7 +111,7 @@ struct VariantPart {
   static auto& state_of_chosen(State& state) {
     if (state.of.index() != I)
       fail("ddl::VariantPart::infer", "the state", "that of alternative " + std::to_string(state.of.index()),
-                   "alternative " + std::to_string(I));
+           "alternative " + std::to_string(I));
     return std::get<I>(state.of);
   }
 

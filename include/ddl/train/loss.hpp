@@ -43,15 +43,16 @@ LossSum mean_squared_error_sum(const Eigen::MatrixBase<P>& prediction, const Eig
   if (prediction.size() == 0) return {};
   check_range(where, "the normalizer", normalizer, normalizer > 0, "a number above 0");
   const double share = 1 / normalizer;
-  const double total = sum_ranges(executor, prediction.cols(), prediction.rows(), [&](Index begin, Index end) {
-    double sum = 0;
-    for (Index n = begin; n < end; ++n) {
-      grad.col(n) = prediction.col(n) - target.col(n);
-      sum += grad.col(n).template cast<double>().squaredNorm();
-      grad.col(n) *= static_cast<Scalar>(2 * share);
-    }
-    return sum;
-  });
+  const double total =
+      sum_ranges(executor, prediction.cols(), prediction.rows(), [&](Index begin, Index end) {
+        double sum = 0;
+        for (Index n = begin; n < end; ++n) {
+          grad.col(n) = prediction.col(n) - target.col(n);
+          sum += grad.col(n).template cast<double>().squaredNorm();
+          grad.col(n) *= static_cast<Scalar>(2 * share);
+        }
+        return sum;
+      });
   return {total, static_cast<double>(prediction.size())};
 }
 
