@@ -79,12 +79,12 @@ TEST_CASE("a loss over nothing is 0: an empty batch, or no label that counts", "
 }
 
 TEST_CASE("losses are bit-identical in any order of their pieces", "[train][loss]") {
-  const Matrix<double> x = random_matrix(4, 3000), target = random_matrix(4, 3000, 2);
-  std::vector<int> labels(3000);
+  const Matrix<double> x = random_matrix(4, 9000), target = random_matrix(4, 9000, 2);
+  std::vector<int> labels(9000);
   Random random(4);
   for (int& label : labels) label = static_cast<int>(random.below(5)) - 1;
   const auto run = [&](const Order& order) {
-    Matrix<double> mse_grad(4, 3000), ce_grad(4, 3000);
+    Matrix<double> mse_grad(4, 9000), ce_grad(4, 9000);
     const double mse = mean_squared_error(x, target, mse_grad, order);
     const double ce = softmax_cross_entropy(x, labels, ce_grad, order);
     CHECK(order.most_pieces > 1);
