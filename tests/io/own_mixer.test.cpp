@@ -165,11 +165,11 @@ TEST_CASE("fit trains a user's mixer", "[model][own]") {
   CHECK((run.model.layers[0].mixer.sublayer.logit - before).norm() > 0.01);
 }
 
-TEST_CASE("a user's mixer that has no rewind is refused one", "[model][own][infer][errors]") {
-  STATIC_REQUIRE(!Rewindable<MovingAverage<float>>);
+TEST_CASE("a user's mixer that has no roll_back is refused one", "[model][own][infer][errors]") {
+  STATIC_REQUIRE(!CanRollBack<MovingAverage<float>>);
   CHECK_THROWS_WITH(
       some_model().make_state(1, {}, 2),
-      "ddl::make_state: rollback is 2, expected 0: a part of the model has no rewind; copy the state "
+      "ddl::make_state: rollback is 2, expected 0: a part of the model has no roll_back; copy the state "
       "instead");
 }
 

@@ -243,8 +243,8 @@ TEST_CASE("a state that is saved and loaded goes on as the first one does", "[io
   load_state(uneven_again, SafetensorsFile(folder / "uneven", Strict::yes));
   CHECK(uneven_again.behind == std::vector<Index>{4, 0});
   CHECK(uneven_again.recent == 2);
-  model.rewind(uneven, 1);
-  model.rewind(uneven_again, 1);
+  model.roll_back(uneven, 1);
+  model.roll_back(uneven_again, 1);
   CHECK(model.infer(next, uneven_again) == model.infer(next, uneven));
 
   // A net whose parts remember nothing has a state of a position alone.

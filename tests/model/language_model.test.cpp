@@ -178,34 +178,34 @@ TEST_CASE("a draft of which a model takes tokens back leaves no trace of them",
             1e-12);
     }
   };
-  const auto rewind = [&](Index count) {
-    model.rewind(state, count);
+  const auto roll_back = [&](Index count) {
+    model.roll_back(state, count);
     for (auto& sequence : accepted) sequence.resize(sequence.size() - std::size_t(count));
     CHECK(state.position == static_cast<Index>(accepted[0].size()));
   };
   infer(1, 1);
-  rewind(1);  // back to the start
+  roll_back(1);  // back to the start
   infer(9, 2);
   infer(4, 3);
-  rewind(3);
+  roll_back(3);
   infer(4, 5);
-  rewind(0);
-  rewind(2);
-  rewind(3);  // past the run before
+  roll_back(0);
+  roll_back(2);
+  roll_back(3);  // past the run before
   CHECK(state.recent == 1);
   infer(7, 7);
   CHECK(state.recent == 6);
-  rewind(6);
+  roll_back(6);
   infer(2, 8);
   CHECK_THROWS_WITH(
-      model.rewind(state, 3),
-      "ddl::DeltaTransformer::rewind: tokens is 3, expected from 0 to the 2 that a state with a "
+      model.roll_back(state, 3),
+      "ddl::DeltaTransformer::roll_back: tokens is 3, expected from 0 to the 2 that a state with a "
       "rollback of 6 can take back now");
   infer(1, 9);
   auto fork = state;
   state.reset();
-  CHECK_THROWS_WITH(model.rewind(state, 1), ContainsSubstring("from 0 to the 0 that a state"));
-  model.rewind(fork, 3);
+  CHECK_THROWS_WITH(model.roll_back(state, 1), ContainsSubstring("from 0 to the 0 that a state"));
+  model.roll_back(fork, 3);
   CHECK(fork.position == static_cast<Index>(accepted[0].size()) - 3);
 }
 
@@ -213,12 +213,12 @@ TEST_CASE("what a model cannot take back is refused", "[model][language_model][i
   const Model model = model_of(plain("delta_net")), other = model_of(plain("attention"));
   auto state = model.make_state();
   model.infer(1, state);
-  CHECK_THROWS_WITH(model.rewind(state, 1),
+  CHECK_THROWS_WITH(model.roll_back(state, 1),
                     ContainsSubstring("tokens is 1, expected from 0 to the 0 that a state "
                                       "with a rollback of 0 can take back now"));
-  CHECK_THROWS_WITH(model.rewind(state, -1), ContainsSubstring("tokens is -1, expected from 0"));
-  CHECK_THROWS_WITH(other.rewind(state, 0),
-                    ContainsSubstring("ddl::DeltaTransformer::rewind: the state is "));
+  CHECK_THROWS_WITH(model.roll_back(state, -1), ContainsSubstring("tokens is -1, expected from 0"));
+  CHECK_THROWS_WITH(other.roll_back(state, 0),
+                    ContainsSubstring("ddl::DeltaTransformer::roll_back: the state is "));
   CHECK_THROWS_WITH(model.make_state(1, {}, -1),
                     "ddl::DeltaTransformer::make_state: rollback is -1, expected at least 0");
   CHECK_THROWS_WITH(model_of(plain("gated_delta_net")).make_state(1, {}, 2),
@@ -291,7 +291,7 @@ TEST_CASE("tokens are taken back from sequences of different lengths", "[model][
   model.infer(TokenBatch{.tokens = tokens, .offsets = offsets}, expected);
   CHECK(state.recent == 2);
   model.infer(std::vector{1, 2}, state);
-  model.rewind(state, 1);
+  model.roll_back(state, 1);
   CHECK(relative_error(model.infer(std::vector{3, 4}, state), model.infer(std::vector{3, 4}, expected)) <=
         1e-12);
   CHECK(state.recent == 3);

@@ -197,19 +197,19 @@ TEST_CASE("tokens that a mixer takes back leave no trace", "[nn][delta_rule][inf
     infer(state, seen, 0, 10);
   else
     for (Index t = 0; t < 10; ++t) infer(state, seen, t, 1);
-  mixer.rewind(state, 4);
+  mixer.roll_back(state, 4);
   for (int again = 0; again < 2; ++again) {  // the second time, two steps back make the four
     CHECK(relative_error(state.memory, expected.memory) <= 1e-12);
     auto fork = expected;
     CHECK(relative_error(infer(state, others, 0, 4), infer(fork, others, 0, 4)) <= 1e-12);
     CHECK(relative_error(infer(state, next, 0, 1), infer(fork, next, 0, 1)) <= 1e-12);
     CHECK(state.recent(0) == 5);
-    mixer.rewind(state, 2);
-    mixer.rewind(state, 3);
+    mixer.roll_back(state, 2);
+    mixer.roll_back(state, 3);
   }
   CHECK_THROWS_WITH(
-      mixer.rewind(state, 1),
-      "ddl::DeltaRule::rewind: tokens is 1, expected from 0 to the 0 tokens that the state can take back");
+      mixer.roll_back(state, 1),
+      "ddl::DeltaRule::roll_back: tokens is 1, expected from 0 to the 0 tokens that the state can take back");
 }
 
 TEST_CASE("what cannot be taken back is refused", "[nn][delta_rule][infer][errors]") {
@@ -220,15 +220,15 @@ TEST_CASE("what cannot be taken back is refused", "[nn][delta_rule][infer][error
   mixer.infer(tokens(3), y, state, tape, {Serial{}, 3});
   const auto before = state;
   for (const Index count : {-1, 4}) {
-    CHECK_THROWS_WITH(mixer.rewind(state, count),
-                      "ddl::DeltaRule::rewind: tokens is " + std::to_string(count) +
+    CHECK_THROWS_WITH(mixer.roll_back(state, count),
+                      "ddl::DeltaRule::roll_back: tokens is " + std::to_string(count) +
                           ", expected from 0 to the 3 tokens that the state can take back");
     CHECK(state.memory == before.memory);
     CHECK(state.k_conv1d.history == before.k_conv1d.history);
   }
   CHECK_THROWS_WITH(
-      mixer.rewind(without, 0),
-      "ddl::DeltaRule::rewind: the state is made without a rollback, expected one of make_state "
+      mixer.roll_back(without, 0),
+      "ddl::DeltaRule::roll_back: the state is made without a rollback, expected one of make_state "
       "with a rollback above 0");
   CHECK_THROWS_WITH(mixer.make_state(1, 0, -1),
                     "ddl::DeltaRule::make_state: rollback is -1, expected at least 0");

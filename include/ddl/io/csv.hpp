@@ -29,8 +29,8 @@
 namespace ddl {
 
 struct CsvSettings {
-  std::string label =
-      {};  ///< name of the column of classes; empty if there is none. All others are features.
+  /// Name of the column of classes, empty if there is none. All others are features.
+  std::string label = {};
   /// The classes by number, for test data: those of the training data. If empty, they are those of the file, shorter
   /// names first, then by their bytes: numbers by value, if they are not negative.
   std::vector<std::string> class_names = {};

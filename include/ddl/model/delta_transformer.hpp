@@ -176,7 +176,7 @@ struct TokenBatch {
 ///
 ///     auto state = model.make_state(1, {}, 8);                      // speculative decoding: drafts of up to 8 tokens
 ///     model.infer(draft, state);                                    // of which the last 3 turn out wrong
-///     model.rewind(state, 3);
+///     model.roll_back(state, 3);
 template <class Scalar_, Sublayer Mixer = CausalSelfAttention<Scalar_>>
 struct DeltaTransformer
     : DeltaStack<TransformerLayer<Scalar_, Mixer, SwiGlu<Scalar_>,
@@ -324,7 +324,7 @@ struct DeltaTransformer
   }
 
   /// The state at the start of `sequences` sequences of at most `capacity` tokens each, the context by default.
-  /// @param rollback  the most tokens that rewind is to take back. A copy of a state goes back any number of tokens.
+  /// @param rollback  the most tokens that roll_back is to take back. A copy of a state goes back any number of tokens.
   /// @throws std::invalid_argument if the model is empty, `sequences` or `capacity` is below 1 or `rollback` below 0, the
   /// capacity is above the context, or a part cannot take tokens back, as the delta rule over time with decay.
   State make_state(Index sequences = 1, std::optional<Index> capacity = {}, Index rollback = 0) const {
@@ -372,9 +372,9 @@ struct DeltaTransformer
   /// back is no longer one of the `rollback` tokens that the state holds for this.
   /// @throws std::invalid_argument if `tokens` is above state.recent, or the state is that of another model; the state is
   /// left as it was.
-  void rewind(State& state, Index tokens) const {
-    Stack::rewind_stack("ddl::DeltaTransformer::rewind", state, sizes(), tokens);
-    ddl::rewind(expansion, state.expansion, tokens);
+  void roll_back(State& state, Index tokens) const {
+    Stack::roll_back_stack("ddl::DeltaTransformer::roll_back", state, sizes(), tokens);
+    ddl::roll_back(expansion, state.expansion, tokens);
   }
 
  private:

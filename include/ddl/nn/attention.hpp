@@ -189,7 +189,7 @@ struct CausalSelfAttention {
             Matrix<Scalar>::Zero(inner(), sequences * capacity)};
   }
 
-  void rewind(State&, Index) const {}
+  void roll_back(State&, Index) const {}
   /// The columns of forward for the tokens after the first pass.before(s) ones of each sequence s.
   /// @throws std::invalid_argument if a shape does not fit or a sequence would exceed the capacity of the state.
   template <int Tokens>

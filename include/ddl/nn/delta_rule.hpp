@@ -29,9 +29,8 @@ struct DeltaRuleSettings {
   bool negative_eigenvalues = false;      ///< betas in (0, 2) in place of (0, 1)
   bool decay = false;                     ///< a forget gate for each value head
   bool output_gate = false;
-  std::optional<Index> convolution =
-      4;  ///< kernel of the short convolutions; without one, queries, keys and values
-          ///< are only activated
+  /// Kernel of the short convolutions. Without one, queries, keys and values are only activated.
+  std::optional<Index> convolution = 4;
   double norm_eps = 1e-5;
   UpdateRule update = UpdateRule::delta;  ///< or write_only, the control: X <- X + beta k v^T
 };
@@ -223,7 +222,7 @@ struct DeltaRule {
   }
 
   /// The capacity does not matter: the state has a constant size.
-  /// @param rollback  the most tokens that rewind is to take back; 0 with decay.
+  /// @param rollback  the most tokens that roll_back is to take back; 0 with decay.
   /// @throws std::invalid_argument if a number is out of range.
   State make_state(Index sequences, Index, Index rollback = 0) const {
     constexpr const char* where = "ddl::DeltaRule::make_state";
@@ -273,13 +272,13 @@ struct DeltaRule {
   ///
   ///     auto state = mixer.make_state(1, 0, 8);       // at most 8 tokens are to be taken back
   ///     mixer.infer(draft, y, state, tape, pass);     // some tokens of which 3 turn out wrong
-  ///     mixer.rewind(state, 3);
+  ///     mixer.roll_back(state, 3);
   ///
   /// X = X' - beta k r^T for each edit, from the last. A token that is taken back cannot be taken back again, and is no
   /// longer one of those that the state holds.
   /// @throws std::invalid_argument if a sequence of the state holds fewer tokens, or the state is that of another mixer.
-  void rewind(State& state, Index tokens) const {
-    constexpr const char* where = "ddl::DeltaRule::rewind";
+  void roll_back(State& state, Index tokens) const {
+    constexpr const char* where = "ddl::DeltaRule::roll_back";
     const Index S = state.recent.cols();
     if (S == 0)
       fail(where, "the state", "made without a rollback", "one of make_state with a rollback above 0");
@@ -302,9 +301,9 @@ struct DeltaRule {
     std::vector<Index> offsets;
     for (Index s = 0; s <= S; ++s) offsets.push_back(s * rollback);
     detail::take_back(sizes, offsets, std::as_const(state), state.error, tokens, state.memory, Serial{});
-    q_conv1d.rewind(state.q_conv1d, tokens);
-    k_conv1d.rewind(state.k_conv1d, tokens);
-    v_conv1d.rewind(state.v_conv1d, tokens);
+    q_conv1d.roll_back(state.q_conv1d, tokens);
+    k_conv1d.roll_back(state.k_conv1d, tokens);
+    v_conv1d.roll_back(state.v_conv1d, tokens);
     for (auto* recent : {&state.key, &state.beta, &state.error}) detail::drop_newest(*recent, S, tokens);
     state.recent.array() -= static_cast<Scalar>(tokens);
   }

@@ -28,7 +28,7 @@
 /// number of tokens of sequence s before them. A part whose state can also go back has, in place of that make_state,
 ///
 ///     State make_state(Index sequences, Index capacity, Index rollback = 0) const;
-///     void rewind(State&, Index tokens) const;       takes back the last tokens of every sequence, at most `rollback`
+///     void roll_back(State&, Index tokens) const;       takes back the last tokens of every sequence, at most `rollback`
 #pragma once
 
 #include <concepts>
@@ -106,22 +106,22 @@ using StateOf = typename detail::StateOf<P>::type;
 
 /// A part whose state can take tokens back.
 template <class P>
-concept Rewindable = Stateful<P> && requires(const P& part, StateOf<P>& state, Index count) {
+concept CanRollBack = Stateful<P> && requires(const P& part, StateOf<P>& state, Index count) {
   part.make_state(count, count, count);
-  part.rewind(state, count);
+  part.roll_back(state, count);
 };
 
 /// The state at the start of `sequences` sequences of at most `capacity` tokens each.
-/// @param rollback  the most tokens that rewind is to take back.
+/// @param rollback  the most tokens that roll_back is to take back.
 /// @throws std::invalid_argument if the part cannot take tokens back and `rollback` is not 0.
 template <class P>
 StateOf<P> make_state(const P& part, Index sequences, Index capacity, Index rollback = 0) {
-  if constexpr (Rewindable<P>) {
+  if constexpr (CanRollBack<P>) {
     return part.make_state(sequences, capacity, rollback);
   } else if constexpr (Stateful<P>) {
     if (rollback != 0)
       fail("ddl::make_state", "rollback", std::to_string(rollback),
-           "0: a part of the model has no rewind; copy the state instead");
+           "0: a part of the model has no roll_back; copy the state instead");
     return part.make_state(sequences, capacity);
   } else {
     return {};
@@ -130,8 +130,8 @@ StateOf<P> make_state(const P& part, Index sequences, Index capacity, Index roll
 
 /// Takes back the last `tokens` tokens of every sequence, at most the state's rollback.
 template <class P>
-void rewind(const P& part, StateOf<P>& state, Index tokens) {
-  if constexpr (Rewindable<P>) part.rewind(state, tokens);
+void roll_back(const P& part, StateOf<P>& state, Index tokens) {
+  if constexpr (CanRollBack<P>) part.roll_back(state, tokens);
 }
 
 /// infer of a part with memory, forward of one without.

@@ -58,7 +58,7 @@ struct ShortConvolution {
     gradient.weight += tape.dweight.leftCols(weight.cols());
   }
 
-  /// @param rollback  the most tokens that rewind is to take back.
+  /// @param rollback  the most tokens that roll_back is to take back.
   State make_state(Index sequences, Index channels, Index rollback = 0) const {
     return {Matrix<Scalar>::Zero(channels, past(rollback) * sequences), rollback};
   }
@@ -70,7 +70,9 @@ struct ShortConvolution {
     activate(Activation::silu, y, y, pass.executor);
   }
   /// Takes the last `tokens` tokens of each sequence back, at most as many as the state was made for.
-  void rewind(State& state, Index tokens) const { detail::rewind_windows(state, weight.cols(), 1, tokens); }
+  void roll_back(State& state, Index tokens) const {
+    detail::roll_back_windows(state, weight.cols(), 1, tokens);
+  }
 
  private:
   Index past(Index rollback) const noexcept { return weight.size() == 0 ? 0 : weight.cols() - 1 + rollback; }

@@ -80,7 +80,7 @@ void drop_newest(M& history, Index S, Index count) {
 
 /// Takes back the last tokens of every sequence of a convolution's state, of m columns each.
 template <class State>
-void rewind_windows(State& state, Index kernel, Index m, Index tokens) {
+void roll_back_windows(State& state, Index kernel, Index m, Index tokens) {
   const Index held = (kernel - 1 + state.rollback) * m;
   if (state.history.size() > 0) drop_newest(state.history, state.history.cols() / held, tokens * m);
 }

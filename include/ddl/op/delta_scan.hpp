@@ -57,7 +57,7 @@ void scan_forward(const char* where, const DeltaScanSettings& settings, std::spa
   if (tape) {
     tape->chunk = settings.chunk;
     tape->error.resizeLike(x.value);
-    plan_rewinding(s, offsets, x, *tape, executor);
+    plan_backward(s, offsets, x, *tape, executor);
   }
   if (chunked)
     scan_chunked(s, offsets, x, settings.chunk, state, output, tape, executor);

@@ -251,8 +251,8 @@ class ScanChunk {
 
   const ScanHead<const Inputs>& head_;
   Index d_, channel_, channels_, chunk_;
-  Index begin_ = 0, C_ = 0, first_token_ = 0,
-        queries_ = 0;  ///< of the chunk: first edit, edits, first token, queries
+  /// Of the chunk: first edit, edits, first token, queries.
+  Index begin_ = 0, C_ = 0, first_token_ = 0, queries_ = 0;
   Scalar* room_;
   Scalar *X_, *H_;                   ///< channels x d
   Scalar *S_, *M_, *N_, *A_;         ///< C x C

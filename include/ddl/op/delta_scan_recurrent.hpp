@@ -46,9 +46,9 @@ struct Panel {
   /// One number for each lane.
   using Numbers = Eigen::Array<Scalar, int(lanes), 1>;
 
-  /// The first `count` lanes; zero in the others.
+  /// The first `count` lanes, at least one; zero in the others.
   static EIGEN_STRONG_INLINE void load(const Scalar* from, Index count, Numbers& to) {
-    if (count == lanes) {
+    if (lanes == 1 || count == lanes) {
       to = Eigen::Map<const Numbers>(from);
     } else {
       to.setZero();
@@ -56,7 +56,7 @@ struct Panel {
     }
   }
   static EIGEN_STRONG_INLINE void store(const Numbers& from, Index count, Scalar* to) {
-    if (count == lanes)
+    if (lanes == 1 || count == lanes)
       Eigen::Map<Numbers>{to} = from;
     else
       std::copy_n(from.data(), count, to);

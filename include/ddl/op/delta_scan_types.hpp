@@ -76,11 +76,12 @@ struct DeltaScanInputs {
 /// delta_scan_forward.
 template <class Scalar>
 struct DeltaScanTape {
-  Matrix<Scalar> error;   ///< r, as value: (edits value_heads m) x N
-  Matrix<Scalar> last;    ///< the final states, m x (S value_heads d)
-  Matrix<Scalar> starts;  ///< the states at chunks' starts, m x (chunks value_heads d); empty if it rewinds
-  Matrix<bool> kept;      ///< as beta: the state before this edit is kept when a chunk is gone through again
-  Index chunk = 0;        ///< edits from one start to the next; 0: used up, or never written
+  Matrix<Scalar> error;  ///< r, as value: (edits value_heads m) x N
+  Matrix<Scalar> last;   ///< the final states, m x (S value_heads d)
+  /// The states at the starts of chunks, m x (chunks value_heads d); empty if backward recovers them.
+  Matrix<Scalar> starts;
+  Matrix<bool> kept;  ///< as beta: the state before this edit is kept when a chunk is gone through again
+  Index chunk = 0;    ///< edits from one start to the next; 0: used up, or never written
   std::vector<DeltaScanInputs<Scalar>> shares;  ///< room for sums that backward divides among threads
 };
 
@@ -222,9 +223,9 @@ Scalar log_stretch(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index j)
 /// together stay below the limit, the last state is enough. Otherwise those at the starts of chunks are
 /// stored, and `kept` says after which edits of a chunk the limit would be exceeded again.
 template <class Scalar, Executor E>
-void plan_rewinding(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
-                    DeltaScanTape<Scalar>& tape, const E& executor) {
-  std::atomic<bool> rewinds{true};
+void plan_backward(const ScanSizes& s, std::span<const Index> offsets, const DeltaScanInputs<Scalar>& x,
+                   DeltaScanTape<Scalar>& tape, const E& executor) {
+  std::atomic<bool> is_reversible{true};
   tape.kept.resizeLike(x.beta);
   executor.for_each(s.sequences * s.value_heads, [&](Index piece) {
     const ScanHead head(x, s, offsets, piece / s.value_heads, piece % s.value_heads);
@@ -238,9 +239,9 @@ void plan_rewinding(const ScanSizes& s, std::span<const Index> offsets, const De
       if (keep) stretch = Scalar(0);
       head.of_beta(tape.kept, j) = keep;
     }
-    if (total > Scalar(most_log_loss)) rewinds = false;
+    if (total > Scalar(most_log_loss)) is_reversible = false;
   });
-  const Index slots = rewinds ? 0 : s.tokens * s.edits / tape.chunk + s.sequences;
+  const Index slots = is_reversible ? 0 : s.tokens * s.edits / tape.chunk + s.sequences;
   tape.starts.resize(s.m, slots * s.value_heads * s.d);
 }
 

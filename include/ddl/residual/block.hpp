@@ -137,9 +137,9 @@ struct DeltaConnection {
             ddl::make_state(sublayer, sequences, capacity, rollback)};
   }
   /// Takes back the last tokens of every sequence.
-  void rewind(const Compressor& compressor, State& state, Index tokens) const {
-    ddl::rewind(compressor, state.compressor, tokens);
-    ddl::rewind(sublayer, state.sublayer, tokens);
+  void roll_back(const Compressor& compressor, State& state, Index tokens) const {
+    ddl::roll_back(compressor, state.compressor, tokens);
+    ddl::roll_back(sublayer, state.sublayer, tokens);
   }
 
   /// The inputs of the edits from X.

@@ -17,13 +17,10 @@ namespace ddl {
 ///     void backward(X, dx, dX, Tape&, Compressor& gradient, const Pass&) const;     adds to dX
 ///     ConstBatchRef<Scalar> infer(X, State&, Tape&, const Pass&) const;             if it has a State
 template <class C, int Rows = Dynamic>
-concept CompressorPart =
-    BlockPart<C> &&
-    C::kind == PartKind::compressor&&
-                   std::constructible_from<C, Index, Index, const typename C::Settings&, Random&>&& requires(
-                       const C& part, C& gradient, const Matrix<typename C::Scalar, Rows>& in,
-                       Matrix<typename C::Scalar, Rows>& out, typename C::template Tape<Dynamic>& tape,
-                       const Pass& pass) {
+concept CompressorPart = BlockPart<C> && (C::kind == PartKind::compressor) &&
+    std::constructible_from<C, Index, Index, const typename C::Settings&, Random&> &&
+    requires(const C& part, C& gradient, const Matrix<typename C::Scalar, Rows>& in,
+             Matrix<typename C::Scalar, Rows>& out, typename C::template Tape<Dynamic>& tape, const Pass& pass) {
   { part.forward(in, tape, pass) } -> std::convertible_to<ConstBatchRef<typename C::Scalar, Rows>>;
   { part.output(in, tape) } -> std::convertible_to<ConstBatchRef<typename C::Scalar, Rows>>;
   part.backward(in, in, out, tape, gradient, pass);

@@ -77,7 +77,7 @@ struct DeltaStack {
     Index position = 0;         ///< tokens of the longest sequence so far
     std::vector<Index> behind;  ///< by how many tokens each sequence is shorter
     Index capacity = 0;         ///< the most tokens of a sequence
-    Index rollback = 0;         ///< the most tokens that rewind takes back
+    Index rollback = 0;         ///< the most tokens that roll_back takes back
     Index recent = 0;           ///< the tokens of every sequence that it can take back now
     ModelSizes sizes;
     Tape<Tokens> tape;  ///< scratch memory
@@ -253,8 +253,8 @@ struct DeltaStack {
   /// Takes back the last tokens of every sequence.
   /// @throws std::invalid_argument if the state does not fit or cannot take back as many; it is left as it was.
   template <int Tokens>
-  void rewind_stack(const char* where, StackState<Tokens>& state, const ModelSizes& sizes,
-                    Index tokens) const {
+  void roll_back_stack(const char* where, StackState<Tokens>& state, const ModelSizes& sizes,
+                       Index tokens) const {
     check_state(where, state, sizes);
     if (tokens < 0 || tokens > state.recent)
       fail(where, "tokens", std::to_string(tokens),
@@ -263,9 +263,9 @@ struct DeltaStack {
     if (tokens == 0) return;
     for (std::size_t l = 0; l < layers.size(); ++l)
       Layer::for_each_block(
-          [&](const auto& block, auto& memory) { block.rewind(layers[l].compressor, memory, tokens); },
+          [&](const auto& block, auto& memory) { block.roll_back(layers[l].compressor, memory, tokens); },
           layers[l], state.layers[l]);
-    ddl::rewind(readout, state.readout, tokens);
+    ddl::roll_back(readout, state.readout, tokens);
     state.position -= tokens;
     state.recent -= tokens;
   }

@@ -13,8 +13,8 @@
 namespace ddl {
 
 struct StateExpansionSettings {
-  std::optional<Index> kernel =
-      {};  ///< tokens; by default every channel is the vector itself, without parameters
+  /// Tokens. By default every channel is the vector itself, without parameters.
+  std::optional<Index> kernel = {};
 };
 
 /// X_ij(n) = sum over t of w_(i m + j, t) x_i(n - (K - 1) + t),  x = 0 before a sequence;  or X_ij = x_i.
@@ -92,7 +92,7 @@ struct StateExpansion {
   State make_state(Index sequences, Index, Index rollback = 0) const {
     return {Matrix<Scalar, Rows, Dynamic>::Zero(width, past(rollback) * sequences), rollback};
   }
-  void rewind(State& state, Index tokens) const { detail::rewind_windows(state, kernel(), 1, tokens); }
+  void roll_back(State& state, Index tokens) const { detail::roll_back_windows(state, kernel(), 1, tokens); }
   /// @throws std::invalid_argument if a shape does not fit or the state is of another size.
   void infer(const Input& x, BatchRef<Scalar, Rows> X, State& state, Tape& tape,
              const Pass& pass = {}) const {

@@ -83,8 +83,8 @@ struct TokenConvolutionCompressor {
     const Index held = weight.cols() - 1 + rollback;
     return {Matrix<Scalar, Rows, Dynamic>::Zero(width(), held * value_channels() * sequences), rollback};
   }
-  void rewind(State& state, Index tokens) const {
-    detail::rewind_windows(state, weight.cols(), value_channels(), tokens);
+  void roll_back(State& state, Index tokens) const {
+    detail::roll_back_windows(state, weight.cols(), value_channels(), tokens);
   }
   /// @throws std::invalid_argument if the state is of another size.
   template <int Tokens>

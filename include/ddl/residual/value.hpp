@@ -24,8 +24,8 @@ concept ValuePart = MapPart<P, PartKind::value, Rows, Cols> && requires(const P&
 
 struct LinearValueSettings {
   ValueSource source = ValueSource::context;
-  std::optional<double> sigmoid_scale =
-      {};  ///< v = sigmoid_scale * sigmoid(W . + b), as in the authors' code (4)
+  /// v = sigmoid_scale * sigmoid(W . + b), as in the authors' code (4).
+  std::optional<double> sigmoid_scale = {};
 };
 
 /// v = W z + b, or scale * sigmoid(W z + b), with z the source.   z: d x N, v: m x N.

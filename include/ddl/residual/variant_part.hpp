@@ -89,8 +89,9 @@ struct VariantPart {
     });
     return state;
   }
-  void rewind(State& state, Index tokens) const {
-    choose(part.index(), [&](auto i) { ddl::rewind(std::get<i>(part), state_of_chosen<i>(state), tokens); });
+  void roll_back(State& state, Index tokens) const {
+    choose(part.index(),
+           [&](auto i) { ddl::roll_back(std::get<i>(part), state_of_chosen<i>(state), tokens); });
   }
   /// @throws std::invalid_argument if the state is that of another alternative.
   template <class X, class Y, int Tokens>

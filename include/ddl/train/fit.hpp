@@ -65,8 +65,8 @@ struct FitSettings {
   NonFinite non_finite = NonFinite::raise;
   Memory memory = Memory::training;  ///< what a step keeps for backward
   Communicator* ranks = nullptr;     ///< processes that share the shards of each batch; null: this one alone
-  Index check_ranks_every =
-      100;  ///< steps after which the ranks compare their parameters; also after the last
+  /// Steps after which the ranks compare their parameters. They also do so after the last step.
+  Index check_ranks_every = 100;
 };
 
 /// The figures of one step.

@@ -101,8 +101,8 @@ class ShardGradients {
   };
 
   std::vector<Model> gradients_;
-  std::vector<char>
-      is_zero_;  ///< of every shard: whether its gradient is known to be zero; not bits, for the threads
+  /// Of every shard: whether its gradient is known to be zero. Not bits, as several threads write.
+  std::vector<char> is_zero_;
   std::vector<Scalar*> data_;  ///< of every parameter of the first shard, then of the second ..
   std::vector<Piece> pieces_;
 };
