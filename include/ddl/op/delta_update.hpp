@@ -211,14 +211,7 @@ EIGEN_STRONG_INLINE void pull_back(Index d, const Scalar* kt, const Coefficients
                                    const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> w, bool first,
                                    State* X, Index stride_x, Scalar* dX, Index stride_dx, Scalar* dkt,
                                    Index next) {
-  sweep<Scalar>(d, [=]<class Lane>(Index i) {
-    if (next != 0 && starts_line<Scalar>(i)) {
-      prefetch(kt + d + i);
-      for (int j = 0; j < Group; ++j) {
-        prefetch(X + (next + j) * stride_x + i);
-        prefetch(dX + (next + j) * stride_dx + i);
-      }
-    }
+  const auto step = [=]<class Lane>(Index i) {
     const auto k = Lane::load(kt + i);
     auto sum = first ? Lane::subtract_product(Lane::broadcast(Accum<Scalar>(0)), Lane::broadcast(w), k)
                      : Lane::load(dkt + i);
@@ -234,6 +227,17 @@ EIGEN_STRONG_INLINE void pull_back(Index d, const Scalar* kt, const Coefficients
       Lane::store(dX + j * stride_dx + i, Lane::subtract_product(gradient, k, qj));
     }
     Lane::store(dkt + i, sum);
+  };
+  if (next == 0) return sweep<Scalar>(d, step);  // a loop of its own, so that its sums stay in registers
+  sweep<Scalar>(d, [=]<class Lane>(Index i) {
+    if (starts_line<Scalar>(i)) {
+      prefetch(kt + d + i);
+      for (int j = 0; j < Group; ++j) {
+        prefetch(X + (next + j) * stride_x + i);
+        prefetch(dX + (next + j) * stride_dx + i);
+      }
+    }
+    step.template operator()<Lane>(i);
   });
 }
 
