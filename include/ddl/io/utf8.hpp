@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "ddl/core/requirements.hpp"
+
 namespace ddl::detail {
 
 struct Utf8Character {
