@@ -246,7 +246,7 @@ EIGEN_STRONG_INLINE void pull_back(Index d, const Scalar* kt, const Coefficients
 
 /// Calls f(power kt, first row, rows) for one piece of a column after the other, scaled on the stack.
 template <class Scalar, class F>
-void for_scaled_pieces(Index d, const Direction<Scalar>& k, F&& f) {
+void for_scaled_pieces(Index d, Direction<Scalar> k, F&& f) {
   constexpr Index room = 64;
   Scalar scaled[room];
   for (Index begin = 0; begin < d; begin += room) {
@@ -259,7 +259,7 @@ void for_scaled_pieces(Index d, const Direction<Scalar>& k, F&& f) {
 
 /// (power kt) . X
 template <class Scalar>
-EIGEN_DONT_INLINE Accum<Scalar> scaled_dot(Index d, const Direction<Scalar>& k, const Scalar* X) {
+EIGEN_DONT_INLINE Accum<Scalar> scaled_dot(Index d, Direction<Scalar> k, const Scalar* X) {
   Accum<Scalar> sum(0);
   for_scaled_pieces(d, k, [&](const Scalar* kt, Index begin, Index rows) {
     Accum<Scalar> part;
@@ -271,7 +271,7 @@ EIGEN_DONT_INLINE Accum<Scalar> scaled_dot(Index d, const Direction<Scalar>& k, 
 
 /// Y = X + p (power kt)
 template <class Scalar>
-EIGEN_DONT_INLINE void scaled_add_outer(Index d, const Direction<Scalar>& k, Accum<Scalar> p, const Scalar* X,
+EIGEN_DONT_INLINE void scaled_add_outer(Index d, Direction<Scalar> k, Accum<Scalar> p, const Scalar* X,
                                         Scalar* Y) {
   for_scaled_pieces(d, k, [&](const Scalar* kt, Index begin, Index rows) {
     const Coefficients<1, Accum<Scalar>> ps(p);
@@ -281,7 +281,7 @@ EIGEN_DONT_INLINE void scaled_add_outer(Index d, const Direction<Scalar>& k, Acc
 
 /// pull_back, of which dkt is the gradient of power kt.
 template <bool Undo, class Scalar, class State>
-EIGEN_DONT_INLINE void scaled_pull_back(Index d, const Direction<Scalar>& k, Accum<Scalar> p, Accum<Scalar> q,
+EIGEN_DONT_INLINE void scaled_pull_back(Index d, Direction<Scalar> k, Accum<Scalar> p, Accum<Scalar> q,
                                         Accum<Scalar> w, bool first, State* X, Scalar* dX, Scalar* dkt) {
   for_scaled_pieces(d, k, [&](const Scalar* kt, Index begin, Index rows) {
     const Coefficients<1, Accum<Scalar>> ps(p), qs(q);
