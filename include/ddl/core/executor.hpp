@@ -24,6 +24,7 @@ concept Executor = requires(const E& executor, Index pieces, void (*f)(Index)) {
 
 /// Runs the pieces on the calling thread in ascending order; the first that throws is the last that runs.
 struct Serial {
+  /// f(0) .. f(pieces - 1).
   template <class F>
   void for_each(Index pieces, F&& f) const {
     for (Index i = 0; i < pieces; ++i) f(i);

@@ -23,9 +23,10 @@ namespace ddl {
 /// Something is wrong with a file: what() begins with its name.
 class FileError : public std::runtime_error {
  public:
+  /// what() becomes "file: problem".
   FileError(const std::string& file, const std::string& problem)
       : std::runtime_error(file + ": " + problem), file_(file) {}
-  const std::string& file() const noexcept { return file_; }
+  const std::string& file() const noexcept { return file_; }  ///< its name
 
  private:
   std::string file_;
@@ -144,8 +145,9 @@ class FileContents {
     memory_ = memory;
   }
 
-  const std::string& name() const noexcept { return name_; }
-  std::span<const std::byte> bytes() const noexcept { return {memory_.get(), size_}; }
+  const std::string& name() const noexcept { return name_; }                            ///< of the file
+  std::span<const std::byte> bytes() const noexcept { return {memory_.get(), size_}; }  ///< all of them
+  /// The bytes as characters.
   std::string_view text() const noexcept { return {reinterpret_cast<const char*>(memory_.get()), size_}; }
 
  private:
@@ -154,7 +156,7 @@ class FileContents {
   std::shared_ptr<const std::byte[]> memory_;
 };
 
-/// Writes a file whole or not at all: into a temporary NAME.tmp<i> in the same folder, which takes the name
+/// Writes a file whole or not at all: into a temporary NAME.tmp0, NAME.tmp1 or so on in the same folder, which takes the name
 /// only when all of it is on the disk. Whatever goes wrong, a full disk or a killed process, the old file is
 /// whole. A FileWriter that is not committed removes its temporary; a killed process leaves it behind.
 class FileWriter {

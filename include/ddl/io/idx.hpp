@@ -78,11 +78,13 @@ inline std::vector<int> parse_idx_labels(std::string_view bytes, const std::stri
   return detail::stored_labels(detail::parse_idx(bytes, file), file);
 }
 
+/// parse_idx_images of a file. @throws FileError also if it cannot be read.
 template <class Scalar>
 Matrix<Scalar> read_idx_images(const std::string& path) {
   return parse_idx_images<Scalar>(FileContents(path).text(), path);
 }
 
+/// parse_idx_labels of a file. @throws FileError also if it cannot be read.
 inline std::vector<int> read_idx_labels(const std::string& path) {
   return parse_idx_labels(FileContents(path).text(), path);
 }

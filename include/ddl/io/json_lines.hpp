@@ -47,6 +47,7 @@ class JsonLines {
   /// False once a line could not be written.
   bool is_complete() const noexcept { return is_complete_; }
 
+  /// Appends an object of the caller's own as a line.
   void write(nlohmann::json line) {
     if (!is_complete_) return;
     detail::null_non_finite(line);
@@ -58,6 +59,7 @@ class JsonLines {
                  std::generic_category().message(errno).c_str());
   }
 
+  /// Appends the figures of a step.
   template <class Context>
   void operator()(const Context& context) {
     const StepReport& now = context.report;

@@ -159,14 +159,17 @@ inline std::vector<int> parse_npy_labels(std::string_view bytes, const std::stri
   return detail::stored_labels(detail::parse_npy_array(bytes, file), file);
 }
 
+/// parse_npy of a file. @throws FileError also if it cannot be read.
 template <class Scalar>
 Matrix<Scalar> read_npy(const std::string& path) {
   return parse_npy<Scalar>(FileContents(path).text(), path);
 }
+/// parse_npy_samples of a file. @throws FileError also if it cannot be read.
 template <class Scalar>
 Matrix<Scalar> read_npy_samples(const std::string& path) {
   return parse_npy_samples<Scalar>(FileContents(path).text(), path);
 }
+/// parse_npy_labels of a file. @throws FileError also if it cannot be read.
 inline std::vector<int> read_npy_labels(const std::string& path) {
   return parse_npy_labels(FileContents(path).text(), path);
 }

@@ -62,7 +62,7 @@ class Vocabulary {
     characters_.shrink_to_fit();
   }
 
-  int size() const noexcept { return static_cast<int>(characters_.size()); }
+  int size() const noexcept { return static_cast<int>(characters_.size()); }  ///< the number of characters
 
   /// All of them as UTF-8.
   std::string characters() const {

@@ -19,7 +19,7 @@ struct TokenEmbedding {
   using Scalar = Scalar_;
   using Input = ConstBatchRef<Scalar, Rows>;
 
-  Matrix<Scalar, Dynamic, Rows> weight;
+  Matrix<Scalar, Dynamic, Rows> weight;  ///< W
 
   static constexpr auto parameters() { return std::tuple(parameter("weight", &TokenEmbedding::weight)); }
 
@@ -34,8 +34,8 @@ struct TokenEmbedding {
     random.fill_normal(weight, deviation);
   }
 
-  Index vocabulary() const noexcept { return weight.rows(); }
-  Index width() const noexcept { return weight.cols(); }
+  Index vocabulary() const noexcept { return weight.rows(); }  ///< the number of tokens there are
+  Index width() const noexcept { return weight.cols(); }       ///< the size d of an embedded token
 
   /// @throws std::invalid_argument if a shape does not fit or a token is not in the vocabulary; nothing is
   /// written then.

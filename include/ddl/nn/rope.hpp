@@ -25,7 +25,7 @@ inline Index rotated_dimensions(const char* where, Index head_dim, double ratio)
 template <class Scalar>
 struct RotaryTable {
   Matrix<Scalar> cosine, sine;  ///< r/2 x positions
-  double base = 0;
+  double base = 0;              ///< of the angles, see above
 
   /// Fills the table for positions 0 .. positions - 1 unless it holds them already.
   /// @throws std::invalid_argument if the base is not a number above 0.

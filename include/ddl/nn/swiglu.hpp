@@ -12,6 +12,7 @@
 
 namespace ddl {
 
+/// Settings of a SwiGlu.
 struct SwiGluSettings {
   std::optional<Index> hidden = {};  ///< 8/3 of the inputs, rounded down, by default
 };
@@ -30,11 +31,11 @@ struct SwiGlu {
   template <int Tokens = Dynamic>
   struct Tape {
     Matrix<Scalar, Hidden, Tokens> gate, linear;  ///< W_1 x and W_2 x
-    Matrix<Scalar, Hidden, Tokens> hidden;
+    Matrix<Scalar, Hidden, Tokens> hidden;        ///< what W_p reads
   };
 
-  Linear<Scalar, In, Hidden> c_fc1, c_fc2;
-  Linear<Scalar, Hidden, Out> c_proj;
+  Linear<Scalar, In, Hidden> c_fc1, c_fc2;  ///< W_1 and W_2
+  Linear<Scalar, Hidden, Out> c_proj;       ///< W_p
 
   static constexpr auto parameters() {
     return std::tuple(parameter("c_fc1", &SwiGlu::c_fc1), parameter("c_fc2", &SwiGlu::c_fc2),
@@ -54,6 +55,7 @@ struct SwiGlu {
   /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
   void scale_output(Scalar factor) { c_proj.weight *= factor; }
 
+  /// @throws std::invalid_argument if a shape does not fit.
   template <int Tokens>
   void forward(const Input& x, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
     const Index hidden = c_fc1.outputs(), N = x.cols();

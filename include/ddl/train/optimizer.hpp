@@ -92,10 +92,11 @@ double clip_global_norm(Model& gradient, double max_norm, const E& executor = {}
   return norm;
 }
 
+/// Settings of Sgd.
 struct SgdSettings {
-  double learning_rate = 1e-2;
-  double momentum = 0;
-  double weight_decay = 0;  ///< decoupled, and not on vectors (biases, norms)
+  double learning_rate = 1e-2;  ///< may change between steps
+  double momentum = 0;          ///< the share of the velocity that is kept, in [0, 1)
+  double weight_decay = 0;      ///< decoupled, and not on vectors (biases, norms)
 };
 
 /// velocity = momentum velocity + gradient;  p -= learning_rate (velocity + weight_decay p).
@@ -105,10 +106,10 @@ template <class Model>
 struct Sgd {
   using Scalar = typename Model::Scalar;
   using Settings = SgdSettings;
-  static constexpr std::string_view kind = "SGD";
+  static constexpr std::string_view kind = "SGD";  ///< the name in checkpoints
 
-  SgdSettings settings;
-  Model velocity;
+  SgdSettings settings;  ///< may change between steps
+  Model velocity;        ///< one for each parameter
 
   static constexpr auto parameters() { return std::tuple(parameter("velocity", &Sgd::velocity)); }
 
@@ -118,6 +119,7 @@ struct Sgd {
     check();
   }
 
+  /// See Optimizer.
   template <class Self, class F>
   static void visit_numbers(Self& self, const F& visit) {
     visit("learning_rate", self.settings.learning_rate);
@@ -135,6 +137,7 @@ struct Sgd {
                 "a number of at least 0");
   }
 
+  /// One update of the model.
   template <Executor E = Serial>
   void step(Model& model, const Model& gradient, const E& executor = {}) {
     for_each_parameter(
@@ -157,12 +160,13 @@ struct Sgd {
   }
 };
 
+/// Settings of AdamW.
 struct AdamWSettings {
-  double learning_rate = 1e-3;
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double eps = 1e-8;
-  double weight_decay = 1e-2;  ///< decoupled, and not on vectors (biases, norms)
+  double learning_rate = 1e-3;  ///< may change between steps
+  double beta1 = 0.9;           ///< b1
+  double beta2 = 0.999;         ///< b2
+  double eps = 1e-8;            ///< keeps the division from 0
+  double weight_decay = 1e-2;   ///< decoupled, and not on vectors (biases, norms)
 };
 
 /// AdamW (Loshchilov and Hutter 2019), with PyTorch's order of operations:
@@ -178,11 +182,11 @@ template <class Model>
 struct AdamW {
   using Scalar = typename Model::Scalar;
   using Settings = AdamWSettings;
-  static constexpr std::string_view kind = "AdamW";
+  static constexpr std::string_view kind = "AdamW";  ///< the name in checkpoints
 
-  AdamWSettings settings;
-  Model first_moment, second_moment;
-  Index steps = 0;
+  AdamWSettings settings;             ///< may change between steps
+  Model first_moment, second_moment;  ///< m and v
+  Index steps = 0;                    ///< t, the updates made
 
   static constexpr auto parameters() {
     return std::tuple(parameter("first_moment", &AdamW::first_moment),
@@ -201,6 +205,7 @@ struct AdamW {
     return sqrt((std::numeric_limits<Scalar>::max)()) / Scalar(2);
   }
 
+  /// See Optimizer.
   template <class Self, class F>
   static void visit_numbers(Self& self, const F& visit) {
     visit("steps", self.steps);
@@ -223,6 +228,7 @@ struct AdamW {
     if (steps < 0) fail(where, "steps", std::to_string(steps), "at least 0");
   }
 
+  /// One update of the model.
   template <Executor E = Serial>
   void step(Model& model, const Model& gradient, const E& executor = {}) {
     const double next = static_cast<double>(steps + 1);

@@ -56,7 +56,7 @@ class ShardGradients {
   ShardGradients(const ShardGradients&) = delete;
   ShardGradients& operator=(const ShardGradients&) = delete;
 
-  Index shards() const noexcept { return static_cast<Index>(gradients_.size()); }
+  Index shards() const noexcept { return static_cast<Index>(gradients_.size()); }  ///< their number
   /// A shard's gradient as it is.
   Model& operator[](Index shard) noexcept {
     is_zero_[static_cast<std::size_t>(shard)] = false;
