@@ -121,9 +121,13 @@ struct GateAuditSettings {
 
 /// Gathers a LayerAudit for every block of a net from the edits of forward passes:
 ///
-///     GateAudit audit(net);
-///     for (...) { net.forward(x, tape); audit.add(net, tape); }
-///     for (const LayerAudit& layer : audit.layers()) ...
+///     ddl::GateAudit audit(net);
+///     auto tape = net.make_tape(ddl::Memory::reversible_recompute);   // which keeps the edits, and nothing else
+///     for (const auto& x : batches) {
+///       net.forward(x, tape);
+///       audit.add(net, tape);
+///     }
+///     for (const ddl::LayerAudit& layer : audit.layers()) print(layer.beta.mean);
 ///
 /// All sums are in double. Memory: d x d doubles a layer.
 ///

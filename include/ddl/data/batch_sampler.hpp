@@ -77,9 +77,10 @@ struct BatchPosition {
 /// Visits every sample once in an epoch, one batch after the other, without end. The order within an epoch follows from
 /// the seed and the epoch's number alone, so that settings and position are all there is to save:
 ///
-///     BatchSampler sampler(data.size(), {.batch_size = 64, .seed = 1});
-///     sampler.seek(saved);                                   // where sampler.position() was
-///     const auto view = batch.gather(data, sampler.next());
+///     ddl::BatchSampler sampler(samples.size(), {.batch_size = 64, .seed = 1});
+///     sampler.seek(saved);                                     // where sampler.position() was
+///     ddl::Batch<float> batch;
+///     const auto view = batch.gather(samples, sampler.next());
 class BatchSampler {
  public:
   /// @throws std::invalid_argument if there are no samples, or none is left in an epoch.

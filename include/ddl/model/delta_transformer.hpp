@@ -181,6 +181,7 @@ struct TokenBatch {
 ///
 ///     ddl::DeltaTransformer<float> model({.vocabulary = 256, .layers = 4, .width = 256, .mixer = {.heads = 4}}, seed);
 ///     auto tape = model.make_tape();
+///     auto gradient = ddl::zeros_like(model);
 ///     const auto& logits = model.forward({tokens, 64}, tape);       // sequences of 64 tokens
 ///     model.backward(dlogits, tape, gradient);
 ///

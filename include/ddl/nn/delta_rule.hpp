@@ -273,8 +273,9 @@ struct DeltaRule {
   /// Takes back the last tokens of every sequence of a state, as if infer had not seen them: what speculative decoding does
   /// with the tokens that it rejects.
   ///
-  ///     auto state = mixer.make_state(1, 0, 8);       // at most 8 tokens are to be taken back
-  ///     mixer.infer(draft, y, state, tape, pass);     // some tokens of which 3 turn out wrong
+  ///     ddl::DeltaRule<float>::Tape<> tape;
+  ///     auto state = mixer.make_state(1, 0, 8);   // at most 8 tokens are to be taken back
+  ///     mixer.infer(c, y, state, tape, pass);     // some tokens of which 3 turn out wrong
   ///     mixer.roll_back(state, 3);
   ///
   /// X = X' - beta k r^T for each edit, from the last. A token that is taken back cannot be taken back again, and is no

@@ -211,7 +211,8 @@ struct DeltaConnection {
 ///
 ///     ddl::Random random(1);
 ///     ddl::DeltaResidualBlock<float, 64, 4> block(64, 4, {}, random);
-///     auto tape = block.make_tape<1>();
+///     auto tape = block.make_tape();
+///     auto gradient = ddl::zeros_like(block);
 ///     block.forward(X, Y, tape);
 ///     block.backward(X, dY, tape, gradient);      // dY becomes dX
 ///

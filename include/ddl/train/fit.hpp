@@ -28,8 +28,9 @@ namespace ddl {
 
 /// The state of a training run, besides the position in the data. A value, walked like a model.
 ///
-///     TrainingRun run(net, {.weight_decay = 0.1});                            AdamW
-///     TrainingRun<Net, Sgd<Net>> run(net, {.learning_rate = 0.1});            or another Optimizer
+///     ddl::TrainingRun run(net, {.weight_decay = 0.1});                           // AdamW
+///
+///     ddl::TrainingRun<Net, ddl::Sgd<Net>> run(net, {.learning_rate = 0.1});      // or another Optimizer
 template <class Model_, Optimizer<Model_> Optimizer_ = AdamW<Model_>>
 struct TrainingRun {
   using Model = Model_;          ///< a class with make_tape, forward and backward, such as DeltaResNet
