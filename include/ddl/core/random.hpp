@@ -17,7 +17,7 @@
 
 namespace ddl {
 
-/// xoshiro256++ 1.0 (Blackman and Vigna 2019), seeded through SplitMix64; a UniformRandomBitGenerator.
+/// The generator xoshiro256++ 1.0 (Blackman and Vigna 2019), seeded through SplitMix64; a UniformRandomBitGenerator.
 class Random {
  public:
   using result_type = std::uint64_t;           ///< of a uniform random bit generator

@@ -111,7 +111,7 @@ struct Dataset {
   void split(Index first_count) const&& = delete;
 };
 
-/// x -> (x - mean) / deviation, for each feature. Fit it to the samples to train on alone, apply it to all. It is a
+/// The map x -> (x - mean) / deviation, for each feature. Fit it to the samples to train on alone, apply it to all. It is a
 /// part (core/parameters.hpp), so it is saved and loaded like the weights of the model that it belongs to.
 template <class Scalar_>
 struct Standardisation {

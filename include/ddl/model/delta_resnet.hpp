@@ -26,7 +26,7 @@ struct DeltaResNetSettings {
   BlockSettings block = {};  ///< of every layer
 };
 
-/// logits = head(norm(readout(X_depth))),  X_{l+1} = layer_l(X_l),  X_0 = embedding(x) as d x m.
+/// A network of Delta residual blocks: logits = head(norm(readout(X_depth))),  X_{l+1} = layer_l(X_l),  X_0 = embedding(x) as d x m.
 ///
 ///     x: inputs x N    logits: outputs x N    X: d x (N m)
 ///

@@ -38,7 +38,7 @@ constexpr const char* name_of(Variant variant) noexcept {
   return names[static_cast<int>(variant)];
 }
 
-/// By default m = 1; settings_of(Variant) gives the paper's models.
+/// Settings of a DeltaTransformer. By default m = 1; settings_of(Variant) gives the paper's models.
 template <class MixerSettings = AttentionSettings>
 struct DeltaTransformerSettings {
   using Mixer = MixerSettings;                                   ///< settings of the token mixer
@@ -90,24 +90,24 @@ struct TransformerLayer {
   static constexpr int width_at_compile_time = Dynamic, channels_at_compile_time = Dynamic;  ///< d and m
   static constexpr std::size_t block_count = 2;  ///< the mixer and the MLP
 
-  /// Of both connections.
+  /// Settings of both blocks.
   struct Settings {
     typename Connection<Mixer>::Settings mixer;  ///< of the first block
     typename Connection<Mlp>::Settings mlp;      ///< of the second block
   };
-  /// Of both connections: what a reversible stack keeps.
+  /// Of both blocks what a reversible stack keeps.
   template <int Tokens = Dynamic>
   struct Edits {
     typename Connection<Mixer>::template Edit<Tokens> mixer;  ///< of the first block
     typename Connection<Mlp>::template Edit<Tokens> mlp;      ///< of the second block
   };
-  /// Of both connections: what can be computed again from the states.
+  /// Of both blocks what can be computed again from the states.
   template <int Tokens = Dynamic>
   struct Activations {
     typename Connection<Mixer>::template Activations<Tokens> mixer;  ///< of the first block
     typename Connection<Mlp>::template Activations<Tokens> mlp;      ///< of the second block
   };
-  /// Of both connections: what inference remembers of earlier tokens.
+  /// Of both blocks what inference remembers of earlier tokens.
   struct State {
     using Scalar = Scalar_;
     typename Connection<Mixer>::State mixer;  ///< of the first block
@@ -171,7 +171,7 @@ struct TokenBatch {
   }
 };
 
-/// logits = H norm(readout(X_L)),  X_{l+1} = layer_l(X_l),  X_0 = expansion(rows of W).
+/// A language model of Delta residual blocks: logits = H norm(readout(X_L)),  X_{l+1} = layer_l(X_l),  X_0 = expansion(rows of W).
 ///
 ///     tokens: N    logits: vocabulary x N    X: d x (N m)    W, H: vocabulary x d, the embedding and the head
 ///

@@ -77,7 +77,7 @@ struct CausalSelfAttention {
   using Output = ConstBatchRef<Scalar, Out>;
   static constexpr PartKind kind = PartKind::sublayer;
 
-  /// backward overwrites query, key and value with the gradients of W_q c, W_k c and W_v c.
+  /// What backward needs of forward. It overwrites query, key and value with the gradients of W_q c, W_k c and W_v c.
   template <int Tokens = Dynamic>
   struct Tape {
     RotaryTable<Scalar> rotary;                              ///< cosines and sines of the positions

@@ -19,7 +19,7 @@
 
 namespace ddl {
 
-/// The defaults are those of DeltaNet. Gated DeltaNet adds `decay` and `output_gate`, Gated DeltaProduct also `edits`.
+/// Settings of a DeltaRule. The defaults are those of DeltaNet. Gated DeltaNet adds `decay` and `output_gate`, Gated DeltaProduct also `edits`.
 struct DeltaRuleSettings {
   Index heads = 1;                        ///< of queries and keys
   std::optional<Index> value_heads = {};  ///< a multiple of heads; heads by default
@@ -35,7 +35,7 @@ struct DeltaRuleSettings {
   UpdateRule update = UpdateRule::delta;  ///< or write_only, the control: X <- X + beta k v^T
 };
 
-/// Per value head h with key head hk, and with n edits a token:
+/// The delta rule over time as a token mixer. Per value head h with key head hk, and with n edits a token:
 ///
 ///     q = unit(silu(conv(W_q c)))_hk          k_i = unit(silu(conv(W_k c)))_(i, hk)      unit(x) = x / sqrt(|x|^2 + 1e-6)
 ///     v_i = silu(conv(W_v c))_(i, h)          beta_i = b sigmoid(w_(i, h).c)             b = 1, or 2
@@ -89,7 +89,7 @@ struct DeltaRule {
     }
   };
 
-  Linear<Scalar> q_proj, k_proj, v_proj, b_proj, a_proj, g_proj, o_proj;  ///< the weights
+  Linear<Scalar> q_proj, k_proj, v_proj, b_proj, a_proj, g_proj, o_proj;  ///< the W and w above, or empty
   ShortConvolution<Scalar> q_conv1d, k_conv1d, v_conv1d;  ///< after the projections of the same letter
   Vector<Scalar> A_log, dt_bias;  ///< of the decay, one for each value head; empty without it
   RmsNorm<Scalar> o_norm;         ///< one weight of value_dim for all heads

@@ -13,7 +13,7 @@
 
 namespace ddl {
 
-/// x_n = row token_n of W;  x: d x N, W: vocabulary x d (PyTorch's shape).
+/// The embedding x_n = row token_n of W;  x: d x N, W: vocabulary x d (PyTorch's shape).
 template <class Scalar_, int Rows = Dynamic>
 struct TokenEmbedding {
   using Scalar = Scalar_;

@@ -19,7 +19,7 @@ struct MlpSettings {
   Activation activation = Activation::gelu;  ///< f
 };
 
-/// y = W_n f( .. f(W_1 x + b_1) .. ) + b_n.   x: in x N, y: out x N, hidden layers h x N.
+/// The perceptron y = W_n f( .. f(W_1 x + b_1) .. ) + b_n.   x: in x N, y: out x N, hidden layers h x N.
 template <class Scalar_, int In = Dynamic, int Hidden = Dynamic, int Out = In>
 struct Mlp {
   using Scalar = Scalar_;

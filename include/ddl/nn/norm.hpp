@@ -16,7 +16,7 @@ struct RmsNormSettings {
   double eps = 1e-5;  ///< inside the root
 };
 
-/// y = w * x / sqrt(mean(x^2) + eps), per column; x, y: d x N, w: d.
+/// The norm y = w * x / sqrt(mean(x^2) + eps), per column; x, y: d x N, w: d.
 template <class Scalar_, int Rows = Dynamic>
 struct RmsNorm {
   using Scalar = Scalar_;
@@ -88,13 +88,15 @@ struct RmsNorm {
   }
 };
 
-/// No normalisation: y = x.
+/// No norm: y = x.
 template <class Scalar_, int Rows = Dynamic>
 struct NoNorm {
   using Scalar = Scalar_;
   using Input = ConstBatchRef<Scalar, Rows>;
+  /// There are none.
   struct Settings {};
   static constexpr PartKind kind = PartKind::norm;
+  /// Backward needs nothing.
   template <int Tokens = Dynamic>
   struct Tape {};
 

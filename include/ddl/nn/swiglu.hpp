@@ -17,7 +17,7 @@ struct SwiGluSettings {
   std::optional<Index> hidden = {};  ///< 8/3 of the inputs, rounded down, by default
 };
 
-/// y = W_p (silu(W_1 x) * W_2 x).   x: in x N, y: out x N, hidden h x N.
+/// The gated perceptron y = W_p (silu(W_1 x) * W_2 x).   x: in x N, y: out x N, hidden h x N.
 template <class Scalar_, int In = Dynamic, int Hidden = Dynamic, int Out = In>
 struct SwiGlu {
   using Scalar = Scalar_;
@@ -27,7 +27,7 @@ struct SwiGlu {
 
   static constexpr PartKind kind = PartKind::sublayer;
 
-  /// backward overwrites all three with their gradients.
+  /// What backward needs of forward. It overwrites all three with their gradients.
   template <int Tokens = Dynamic>
   struct Tape {
     Matrix<Scalar, Hidden, Tokens> gate, linear;  ///< W_1 x and W_2 x

@@ -47,7 +47,7 @@ Real log_abs_one_minus(const Real& x) {
 
 }  // namespace detail
 
-/// A = I - beta k k^H on vectors of size d (k^T for real scalars); the d x d matrix is never formed.
+/// The operator A = I - beta k k^H on vectors of size d (k^T for real scalars); the d x d matrix is never formed.
 ///
 ///     shapes     k: d    X, Y: d x m, either storage order    v: m
 ///     cost       4 d m flops, one visit of each column; no heap use but for the temporaries named below

@@ -11,7 +11,7 @@
 
 namespace ddl {
 
-/// The edits X_i = (I - beta_i k_i k_i^H) X_{i-1} + beta_i k_i v_i^T, i = 1 .. n, as one edit of rank n:
+/// A sequence of n edits as one edit of rank n. With X_i = (I - beta_i k_i k_i^H) X_{i-1} + beta_i k_i v_i^T,
 ///
 ///     X_n = X_0 + K P,   P = D R,   (I + S D) R = V - K^H X_0
 ///

@@ -2,6 +2,7 @@
 /// @file  The delta rule over time: T edits of the state of every head of every sequence, one after the
 /// other, with an output after each token; its adjoint, inference from a given state, and the way back.
 /// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet), Siems et al. 2025 (DeltaProduct).
+///
 /// For every head of every sequence, with the state X (d x m) and a_t = e^{g_t}, token t does
 ///
 ///     X <- a_t X                         once,
@@ -94,7 +95,7 @@ void take_back(const ScanSizes& s, std::span<const Index> offsets, const Inputs&
 
 }  // namespace detail
 
-/// The scan.
+/// The scan: all tokens of all sequences, from the first to the last.
 ///
 ///     offsets  the first tokens of the S sequences, and N: S + 1 ascending numbers from 0; sequences may be empty
 ///     inputs   see DeltaScanInputs

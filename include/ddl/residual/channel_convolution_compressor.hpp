@@ -16,7 +16,7 @@ struct ChannelConvolutionSettings {
   std::optional<Index> kernel = {};  ///< value channels; all of them by default
 };
 
-/// x_i = sum over j of read_j sum over t of w_it X_i(j + t - l),  l = (K - 1) / 2 rounded down,  X = 0 beside its
+/// The compressor x_i = sum over j of read_j sum over t of w_it X_i(j + t - l),  l = (K - 1) / 2 rounded down,  X = 0 beside its
 /// m channels: as the authors' code has it.
 ///
 ///     X: d x (N m)    x: d x N    w: d x K    read: m

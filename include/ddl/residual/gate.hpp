@@ -47,7 +47,7 @@ struct LinearGateSettings {
   double beta0 = 1;  ///< initial beta, in (0, 2)
 };
 
-/// logit = w.c + b.
+/// The gate beta = 2 sigmoid(w.c + b).
 template <class Scalar_, int Rows = Dynamic>
 struct LinearGate {
   using Scalar = Scalar_;
@@ -55,6 +55,7 @@ struct LinearGate {
   using Input = ConstBatchRef<Scalar, Rows>;
   using Output = ConstBatchRef<Scalar, 1>;
   static constexpr PartKind kind = PartKind::gate;
+  /// Backward needs beta alone.
   template <int Tokens = Dynamic>
   struct Tape {};
 
@@ -90,7 +91,7 @@ struct TanhGateSettings {
   std::optional<Index> hidden = {};  ///< a quarter of the width, at least 1, by default
 };
 
-/// logit = w2.tanh(W1 c) + b2.
+/// The gate beta = 2 sigmoid(w2.tanh(W1 c) + b2).
 template <class Scalar_, int Rows = Dynamic, int Hidden = Dynamic>
 struct TanhGate {
   using Scalar = Scalar_;

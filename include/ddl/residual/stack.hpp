@@ -34,7 +34,7 @@ constexpr bool stores_activations(Memory memory) noexcept {
   return memory == Memory::training || memory == Memory::reversible;
 }
 
-/// features = norm(readout(X_L)),  X_{l+1} = layer_l(X_l).   X: d x (N m), features: d x N.
+/// Layers, a readout and a norm: features = norm(readout(X_L)),  X_{l+1} = layer_l(X_l).   X: d x (N m), features: d x N.
 ///
 /// A layer is a struct of blocks that read by one compressor, here DeltaResidualBlock and TransformerLayer. It has
 ///

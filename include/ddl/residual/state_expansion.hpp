@@ -18,7 +18,7 @@ struct StateExpansionSettings {
   std::optional<Index> kernel = {};
 };
 
-/// X_ij(n) = sum over t of w_(i m + j, t) x_i(n - (K - 1) + t),  x = 0 before a sequence;  or X_ij = x_i.
+/// The first state of a token: X_ij(n) = sum over t of w_(i m + j, t) x_i(n - (K - 1) + t),  x = 0 before a sequence;  or X_ij = x_i.
 ///
 ///     x: d x N    X: d x (N m)    w: (d m) x K (PyTorch's shape), the newest token last
 ///

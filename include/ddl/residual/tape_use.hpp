@@ -48,7 +48,7 @@ struct ModelSizes {
   }
 };
 
-/// Of a tape: the sizes it was made for, and whether a forward pass waits for its backward pass.
+/// What a tape knows of its use: the sizes that it was made for, and whether a forward pass waits for its backward pass.
 class TapeUse {
  public:
   void made_for(const ModelSizes& sizes) { sizes_ = sizes; }  ///< the model for which the tape is made

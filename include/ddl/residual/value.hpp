@@ -29,7 +29,7 @@ struct LinearValueSettings {
   std::optional<double> sigmoid_scale = {};
 };
 
-/// v = W z + b, or scale * sigmoid(W z + b), with z the source.   z: d x N, v: m x N.
+/// The value v = W z + b, or scale * sigmoid(W z + b), with z the source.   z: d x N, v: m x N.
 template <class Scalar_, int Rows = Dynamic, int Cols = Dynamic>
 struct LinearValue {
   using Scalar = Scalar_;
@@ -38,6 +38,7 @@ struct LinearValue {
   using Output = ConstBatchRef<Scalar, Cols>;
 
   static constexpr PartKind kind = PartKind::value;
+  /// Backward needs v alone.
   template <int Tokens = Dynamic>
   struct Tape {};
 
@@ -81,7 +82,7 @@ struct ConstantValueSettings {
   double value = 0;  ///< of every entry of v
 };
 
-/// v = (value, .., value): nothing learned.
+/// The value v = (value, .., value): nothing is learned.
 template <class Scalar_, int Rows = Dynamic, int Cols = Dynamic>
 struct ConstantValue {
   using Scalar = Scalar_;
@@ -90,6 +91,7 @@ struct ConstantValue {
   using Output = ConstBatchRef<Scalar, Cols>;
 
   static constexpr PartKind kind = PartKind::value;
+  /// Backward needs nothing.
   template <int Tokens = Dynamic>
   struct Tape {};
 

@@ -28,7 +28,7 @@ struct VariantPart {
     std::tuple<typename First::template Tape<Tokens>, typename Rest::template Tape<Tokens>...> of;
   };
 
-  /// That of the chosen alternative.
+  /// The state of the chosen alternative.
   struct State {
     using Scalar = typename First::Scalar;
     std::variant<StateOf<First>, StateOf<Rest>...> of;  ///< the state of the chosen alternative

@@ -99,7 +99,7 @@ struct SgdSettings {
   double weight_decay = 0;      ///< decoupled, and not on vectors (biases, norms)
 };
 
-/// velocity = momentum velocity + gradient;  p -= learning_rate (velocity + weight_decay p).
+/// SGD with momentum: velocity = momentum velocity + gradient;  p -= learning_rate (velocity + weight_decay p).
 ///
 /// The state of an optimizer is walked like a model's parameters: that is how a checkpoint saves it.
 template <class Model>
