@@ -43,6 +43,7 @@ namespace detail {
 
 }  // namespace detail
 
+/// Checks a shape.
 /// @throws std::invalid_argument unless x is rows x cols.
 template <class Derived>
 void check_shape(const char* where, const char* what, const Eigen::EigenBase<Derived>& x, Index rows,
@@ -50,6 +51,7 @@ void check_shape(const char* where, const char* what, const Eigen::EigenBase<Der
   if (x.rows() != rows || x.cols() != cols) detail::fail_shape(where, what, x.rows(), x.cols(), rows, cols);
 }
 
+/// Checks a size.
 /// @throws std::invalid_argument unless the value is at least 1.
 EIGEN_DONT_INLINE inline void check_positive(const char* where, const char* what, Index value) {
   if (value < 1) fail(where, what, std::to_string(value), "at least 1");
@@ -87,6 +89,7 @@ inline std::string number_text(double value) {
 #endif
 }
 
+/// Checks a number.
 /// @throws std::invalid_argument if the value is NaN or infinite.
 EIGEN_DONT_INLINE inline void check_finite(const char* where, const char* what, double value) {
   if (!is_finite(value)) fail(where, what, number_text(value), "a finite number");

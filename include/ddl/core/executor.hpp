@@ -34,7 +34,7 @@ struct Serial {
 /// How many pieces of at most `piece` cover [0, total).
 constexpr Index pieces_of(Index total, Index piece) noexcept { return (total + piece - 1) / piece; }
 
-/// The scalars that a loop visits in a piece. In less time than it takes to visit them, no thread is woken.
+/// The scalars that a loop visits in one piece. To wake a thread takes at least the time in which they are visited.
 inline constexpr Index scalars_per_piece = 1 << 14;
 
 /// The number of columns of height `rows` that make a piece.

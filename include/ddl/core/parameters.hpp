@@ -209,6 +209,7 @@ void visit_nodes(const F& visit, Model& model, Rest&... rest) {
 
 }  // namespace detail
 
+/// Checks that models have the same parameters.
 /// @throws std::invalid_argument naming the first parameter of one of `given` whose shape differs from that in `model`,
 /// or the first part that only one of them has, as "where: what's layers.0.norm.weight is 8 x 1, expected 16 x 1".
 template <class T, class... Given>

@@ -75,6 +75,7 @@ class Pass {
   template <Executor E>
   Pass(const E& executor_, Index length = 1, Index position_ = 0)  // implicit: an executor alone is a pass
       : executor(executor_), position(position_), length_(length) {}
+  /// Sequences that begin at the given columns.
   /// @param offsets  the first columns of the S sequences, and N: S + 1 increasing numbers from 0, which must outlive the
   ///                 pass. They are what other libraries call cu_seqlens.
   /// @throws std::invalid_argument if there are none; sequences() checks the numbers.

@@ -33,6 +33,7 @@ class Random {
       word = z ^ (z >> 31);
     }
   }
+  /// Continues a stream.
   /// @throws std::invalid_argument if the state is zero, from which xoshiro gives nothing but zeros.
   explicit Random(const State& state) : state_(state) {
     if (state == State{}) fail("ddl::Random", "the state", "zero", "a state that Random has had");

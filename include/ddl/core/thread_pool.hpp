@@ -167,6 +167,7 @@ class ThreadPool {
  public:
   static constexpr Index max_threads = 4096;  ///< the most threads of a pool
 
+  /// Starts threads - 1 threads.
   /// @throws std::invalid_argument if threads is not in 1 .. max_threads
   /// @throws std::runtime_error if the system refuses a thread; those that were started have ended by then.
   explicit ThreadPool(Index threads) : threads_(threads) {

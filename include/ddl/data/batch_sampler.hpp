@@ -107,6 +107,7 @@ class BatchSampler {
   /// Of the batch that next() gives. After the last one of an epoch this is the first of the next.
   const BatchPosition& position() const noexcept { return position_; }
 
+  /// Makes this batch the next one.
   /// @throws std::invalid_argument if an epoch has no such batch.
   void seek(const BatchPosition& position) {
     if (position.batch < 0 || position.batch >= batches_per_epoch_)

@@ -82,6 +82,7 @@ class LanguageBatches {
     words.push_back(content_);
     return words;
   }
+  /// Goes back to a state.
   /// @throws std::invalid_argument if the state is of another text or of batches of another size, naming them.
   void restore(std::span<const std::uint64_t> words) {
     const auto own = state();

@@ -80,6 +80,7 @@ class SupervisedBatches {
             static_cast<std::uint64_t>(shards()),
             content_};
   }
+  /// Goes back to a state.
   /// @throws std::invalid_argument if the state is of other data, or of an order with other settings, naming them.
   void restore(std::span<const std::uint64_t> words) {
     constexpr const char* where = "ddl::SupervisedBatches::restore";

@@ -127,6 +127,7 @@ void save_checkpoint(const std::string& path, const Run& run, const Data& data,
 /// An open checkpoint; restore() loads it.
 class Checkpoint {
  public:
+  /// Opens a checkpoint and compares its checksums.
   /// @throws FileError if the file is no checkpoint, one of another version, or damaged.
   explicit Checkpoint(const std::string& path) : Checkpoint(SafetensorsFile(path)) {}
   /// The same of a file that is open already, or embedded in the program.
@@ -372,6 +373,7 @@ class Checkpoints {
     return true;
   }
 
+  /// Refuses a run that would overwrite later checkpoints.
   /// @throws FileError if the folder holds a checkpoint of a later step than the run's.
   template <class Context>
   void begin(const Context& context) const {

@@ -116,6 +116,7 @@ enum class Access { read, map };
 /// The bytes of a whole file, which copies share.
 class FileContents {
  public:
+  /// Reads or maps the file at `path`.
   /// @throws FileError if it is no regular file or cannot be read. A file that cannot be mapped is read.
   explicit FileContents(std::string path, Access access = Access::read) : name_(std::move(path)) {
     const auto native = detail::path_of(name_);
@@ -161,6 +162,7 @@ class FileContents {
 /// whole. A FileWriter that is not committed removes its temporary; a killed process leaves it behind.
 class FileWriter {
  public:
+  /// Creates the temporary.
   /// @throws FileError if `path` is there and no regular file, or its folder cannot be written to.
   explicit FileWriter(std::string path) : name_(std::move(path)), path_(detail::path_of(name_)), file_(-1) {
     using std::filesystem::perms;
@@ -184,6 +186,7 @@ class FileWriter {
     std::filesystem::remove(temporary_, ignored);
   }
 
+  /// Appends bytes to the temporary.
   /// @throws FileError
   void write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
@@ -227,6 +230,7 @@ inline void replace_file(const std::string& path, std::string_view text) {
 ///     const ddl::FileLock lock(folder + "/lock");   // from here on the folder is ours
 class FileLock {
  public:
+  /// Takes the lock.
   /// @throws FileError if somebody else holds the lock, or the file cannot be made.
   explicit FileLock(const std::string& name) : file_(-1) {
     const auto path = detail::path_of(name);

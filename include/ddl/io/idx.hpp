@@ -72,7 +72,7 @@ Matrix<Scalar> parse_idx_images(std::string_view bytes, const std::string& file)
   return images;
 }
 
-/// The class numbers in the bytes of an IDX file of integers. @throws FileError as above, and if one of
+/// The class numbers in the bytes of an IDX file of integers. @throws FileError as parse_idx_images does, and if one of
 /// them is negative.
 inline std::vector<int> parse_idx_labels(std::string_view bytes, const std::string& file) {
   return detail::stored_labels(detail::parse_idx(bytes, file), file);

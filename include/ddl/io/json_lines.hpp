@@ -36,6 +36,7 @@ inline void null_non_finite(nlohmann::json& value) {
 /// stderr, and the log ends there. (A closed pipe sends SIGPIPE on POSIX, which a program that logs into one ignores.)
 class JsonLines {
  public:
+  /// Opens the log, which is appended to.
   /// @throws FileError if the file cannot be opened for appending, std::invalid_argument if `every` is below 1.
   explicit JsonLines(const std::string& path, Index every = 1) : name_(path), every_(every) {
     check_positive("ddl::JsonLines", "every", every);

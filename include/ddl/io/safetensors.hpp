@@ -397,6 +397,7 @@ class SafetensorsFile {
   /// Whether there is such a tensor.
   bool contains(std::string_view name) const { return tensors_.contains(name); }
 
+  /// What the header says of a tensor.
   /// @throws FileError if there is no such tensor; so do the functions below.
   const TensorInfo& tensor(std::string_view name) const {
     const auto found = tensors_.find(name);

@@ -81,6 +81,7 @@ struct DeltaResNet : DeltaStack<Block> {
   }
 
   DeltaResNet() = default;
+  /// A net with initial weights, which follow from the seed.
   /// @throws std::invalid_argument if a size or a setting is out of range.
   explicit DeltaResNet(const Settings& settings, std::uint64_t seed = 0)
       : DeltaResNet(settings, Random(seed)) {}
@@ -118,6 +119,7 @@ struct DeltaResNet : DeltaStack<Block> {
     return tape;
   }
 
+  /// The logits of N samples.
   /// @param pass  who runs it; its length is 1 unless the samples are tokens of sequences and a part looks along them.
   /// @return the logits, outputs x N, which live in the tape.
   /// @throws std::invalid_argument if x has the wrong number of rows, or the tape was made for another net.

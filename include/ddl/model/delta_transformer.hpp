@@ -162,6 +162,7 @@ struct TokenBatch {
   std::optional<Index> length = {};     ///< all tokens are one sequence by default
   std::span<const Index> offsets = {};  ///< in place of a length: the first tokens of the sequences, and N
 
+  /// The pass over these sequences.
   /// @throws std::invalid_argument if there is a length and offsets.
   Pass pass(const ExecutorRef& executor) const {
     if (length && !offsets.empty())
@@ -244,6 +245,7 @@ struct DeltaTransformer
   }
 
   DeltaTransformer() = default;
+  /// A model with initial weights, which follow from the seed.
   /// @throws std::invalid_argument if a size or a setting is out of range.
   explicit DeltaTransformer(const Settings& settings_, std::uint64_t seed = 0)
       : DeltaTransformer(settings_, Random(seed)) {}
@@ -294,6 +296,7 @@ struct DeltaTransformer
     return tape;
   }
 
+  /// The logits of N tokens.
   /// @return the logits, vocabulary x N, which live in the tape.
   /// @throws std::invalid_argument if a token is not in the vocabulary, a sequence is longer than the context, the
   /// sequences do not fill the batch, or the tape was made for another model.

@@ -39,6 +39,7 @@ class Sampler {
 
   const SamplingSettings& settings() const noexcept { return settings_; }  ///< as given to the constructor
 
+  /// Draws a token from the logits of all tokens.
   /// @throws std::invalid_argument if there are no logits, one is NaN, or the largest is infinite.
   template <class Derived>
   int operator()(const Eigen::DenseBase<Derived>& logits, Random& random) {

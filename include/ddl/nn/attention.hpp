@@ -138,6 +138,7 @@ struct CausalSelfAttention {
   /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
   void scale_output(Scalar factor) { c_proj.weight *= factor; }
 
+  /// y from c.
   /// @throws std::invalid_argument if a shape does not fit, the sequences do not fill the batch or the pass does not begin
   /// them.
   template <int Tokens>

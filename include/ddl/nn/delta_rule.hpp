@@ -161,6 +161,7 @@ struct DeltaRule {
   /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
   void scale_output(Scalar factor) { o_proj.weight *= factor; }
 
+  /// y from c.
   /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
   template <int Tokens>
   void forward(const Input& c, BatchRef<Scalar> y, Tape<Tokens>& tape, const Pass& pass = {}) const {

@@ -37,6 +37,7 @@ struct TokenEmbedding {
   Index vocabulary() const noexcept { return weight.rows(); }  ///< the number of tokens there are
   Index width() const noexcept { return weight.cols(); }       ///< the size d of an embedded token
 
+  /// The rows of W that belong to the tokens.
   /// @throws std::invalid_argument if a shape does not fit or a token is not in the vocabulary; nothing is
   /// written then.
   void forward(std::span<const int> tokens, BatchRef<Scalar, Rows> x, const Pass& pass = {}) const {

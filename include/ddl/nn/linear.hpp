@@ -47,6 +47,7 @@ struct Linear {
   Index inputs() const noexcept { return weight.cols(); }   ///< the size of x
   Index outputs() const noexcept { return weight.rows(); }  ///< the size of y
 
+  /// y = W x + b.
   /// @throws std::invalid_argument if a shape does not fit.
   void forward(const Input& x, BatchRef<Scalar, Out> y, const Pass& pass = {}) const {
     check_shape("ddl::Linear::forward", "x", x, inputs(), x.cols());

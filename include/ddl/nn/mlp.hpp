@@ -61,6 +61,7 @@ struct Mlp {
     last = {hidden, out, random};
   }
 
+  /// y from x.
   /// @throws std::invalid_argument if a shape does not fit.
   template <int Tokens>
   void forward(const Input& x, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {

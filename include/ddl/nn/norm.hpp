@@ -50,6 +50,7 @@ struct RmsNorm {
     weight.setOnes(width);
   }
 
+  /// y from x.
   /// @throws std::invalid_argument if a shape does not fit.
   template <int Tokens>
   void forward(const Input& x, BatchRef<Scalar, Rows> y, Tape<Tokens>& tape, const Pass& pass = {}) const {

@@ -60,6 +60,7 @@ struct ShortConvolution {
     gradient.weight += tape.dweight.leftCols(weight.cols());
   }
 
+  /// At the start of sequences.
   /// @param rollback  the most tokens that roll_back is to take back.
   State make_state(Index sequences, Index channels, Index rollback = 0) const {
     return {Matrix<Scalar>::Zero(channels, past(rollback) * sequences), rollback};

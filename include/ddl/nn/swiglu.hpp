@@ -55,6 +55,7 @@ struct SwiGlu {
   /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
   void scale_output(Scalar factor) { c_proj.weight *= factor; }
 
+  /// y from x.
   /// @throws std::invalid_argument if a shape does not fit.
   template <int Tokens>
   void forward(const Input& x, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {

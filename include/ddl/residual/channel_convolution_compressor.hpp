@@ -59,6 +59,7 @@ struct ChannelConvolutionCompressor {
     read.setConstant(channels, Scalar(1) / Scalar(channels));
   }
 
+  /// x from X.
   /// @return x, a view of the tape.
   template <int Tokens>
   Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {

@@ -75,6 +75,7 @@ struct ChannelCompressor {
       weight.setConstant(width, channels, Scalar(1) / Scalar(channels));
   }
 
+  /// x from X.
   /// @return x: the state itself for the identity, a view of the tape otherwise.
   template <int Tokens>
   Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {

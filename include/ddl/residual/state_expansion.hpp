@@ -58,6 +58,7 @@ struct StateExpansion {
     weight.rightCols(1).setOnes();
   }
 
+  /// X from x.
   /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
   void forward(const Input& x, BatchRef<Scalar, Rows> X, Tape& tape, const Pass& pass = {}) const {
     check("ddl::StateExpansion", x, X, pass);
@@ -98,6 +99,7 @@ struct StateExpansion {
   }
   /// Takes back the last tokens of every sequence.
   void roll_back(State& state, Index tokens) const { detail::roll_back_windows(state, kernel(), 1, tokens); }
+  /// forward for the tokens after those in the state.
   /// @throws std::invalid_argument if a shape does not fit or the state is of another size.
   void infer(const Input& x, BatchRef<Scalar, Rows> X, State& state, Tape& tape,
              const Pass& pass = {}) const {

@@ -53,6 +53,7 @@ class TapeUse {
  public:
   void made_for(const ModelSizes& sizes) { sizes_ = sizes; }  ///< the model for which the tape is made
 
+  /// Marks the tape as without a forward pass.
   /// @throws std::invalid_argument if the model is empty, or the tape was made for one of other sizes.
   void begin_forward(const char* where, const ModelSizes& model) {
     check_sizes(where, "the tape", sizes_, model);
@@ -64,6 +65,7 @@ class TapeUse {
     offsets_.assign(pass.offsets().begin(), pass.offsets().end());
     if (offsets_.empty()) length_ = pass.length();
   }
+  /// Checks that the tape is that of a forward pass of this model.
   /// @throws std::invalid_argument if the model is empty, or the last pass with this tape was not a forward pass of this
   /// model with these sizes.
   EIGEN_DONT_INLINE void check_backward(const char* where, const void* model, const ModelSizes& sizes) const {
@@ -80,6 +82,7 @@ class TapeUse {
     return offsets_.empty() ? Pass(executor, length_) : Pass(executor, offsets_);
   }
 
+  /// Checks that a tape or state belongs to the model.
   /// @throws std::invalid_argument if the sizes differ, or the model is empty.
   EIGEN_DONT_INLINE static void check_sizes(const char* where, const char* what, const ModelSizes& given,
                                             const ModelSizes& model) {
@@ -93,6 +96,7 @@ class TapeUse {
                                : "made for a model of " + given.str(),
          "one made for this model of " + model.str());
   }
+  /// Checks that the model has weights.
   /// @throws std::invalid_argument if the model is empty.
   EIGEN_DONT_INLINE static void check_model(const char* where, const ModelSizes& model) {
     if (model.inputs < 1 || model.outputs < 1 || model.width < 1)

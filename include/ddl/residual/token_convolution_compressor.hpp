@@ -57,6 +57,7 @@ struct TokenConvolutionCompressor {
   Index value_channels() const noexcept { return read.size(); }         ///< m
   Index width() const noexcept { return weight.rows() / read.size(); }  ///< d
 
+  /// x from X.
   /// @return x, a view of the tape. @throws std::invalid_argument if the sequences do not fill the batch.
   template <int Tokens>
   Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {
@@ -91,6 +92,7 @@ struct TokenConvolutionCompressor {
   void roll_back(State& state, Index tokens) const {
     detail::roll_back_windows(state, weight.cols(), value_channels(), tokens);
   }
+  /// forward for the tokens after those in the state.
   /// @throws std::invalid_argument if the state is of another size.
   template <int Tokens>
   Input infer(const Input& X, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {

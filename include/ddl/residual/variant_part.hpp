@@ -90,6 +90,7 @@ struct VariantPart {
     });
   }
 
+  /// At the start of sequences.
   /// @throws std::invalid_argument if the chosen part cannot take tokens back and `rollback` is not 0.
   State make_state(Index sequences, Index capacity, Index rollback = 0) const {
     State state;
@@ -103,6 +104,7 @@ struct VariantPart {
     choose(part.index(),
            [&](auto i) { ddl::roll_back(std::get<i>(part), state_of_chosen<i>(state), tokens); });
   }
+  /// See infer_part.
   /// @throws std::invalid_argument if the state is that of another alternative.
   template <class X, class Y, int Tokens>
   void infer(const X& x, Y&& y, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {

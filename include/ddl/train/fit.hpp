@@ -46,6 +46,7 @@ struct TrainingRun {
                       parameter("optimizer", &TrainingRun::optimizer));
   }
 
+  /// A run of a model, before its first step.
   /// @throws std::invalid_argument if a setting is out of range.
   explicit TrainingRun(Model model_, const typename Optimizer::Settings& settings = {})
       : model(std::move(model_)), optimizer(model, settings) {}

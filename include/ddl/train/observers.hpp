@@ -176,7 +176,7 @@ class Validation {
   std::vector<std::pair<Index, double>> history_;
 };
 
-/// Records the mean gate of every layer over the batch every `every` steps. The additive control has no gates: nothing is
+/// Records the mean gate of every block over the batch every `every` steps. The additive control has no gates: nothing is
 /// recorded.
 class GateRecorder {
  public:

@@ -126,6 +126,7 @@ struct Sgd {
     visit("momentum", self.settings.momentum);
     visit("weight_decay", self.settings.weight_decay);
   }
+  /// Checks all numbers.
   /// @throws std::invalid_argument if a setting is out of range.
   void check() const {
     constexpr const char* where = "ddl::Sgd";
@@ -215,6 +216,7 @@ struct AdamW {
     visit("eps", self.settings.eps);
     visit("weight_decay", self.settings.weight_decay);
   }
+  /// Checks all numbers.
   /// @throws std::invalid_argument if a setting or the number of steps is out of range.
   void check() const {
     constexpr const char* where = "ddl::AdamW";

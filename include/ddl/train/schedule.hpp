@@ -43,6 +43,7 @@ class WarmupCosine {
   /// As given to the constructor.
   const WarmupCosineSettings& settings() const noexcept { return settings_; }
 
+  /// The rate of a step.
   /// @throws std::invalid_argument if step is negative.
   double operator()(Index step) const {
     if (step < 0) fail("ddl::WarmupCosine", "step", std::to_string(step), "at least 0");
