@@ -16,3 +16,5 @@ s|^ *using Output = .*;$|/** A batch that forward has written, when backward rea
 s|^ *static constexpr PartKind kind = .*;$|/** What the part is for in a block. */ &|
 s|^ *static constexpr auto parameters() {|/** The parameters and their names: see core/parameters.hpp. */ &|
 s|^ *[A-Z][A-Za-z]*() = default;$|/** Without parameters: to be assigned to. */ &|
+s|^ *typename .*Tape\(<Tokens>\)* [a-z_]*;$|/** The tape of the part of this name. */ &|
+s|^ *StateOf<.*> [a-z_]*;$|/** The state of the part of this name. */ &|

@@ -207,16 +207,16 @@ struct DeltaTransformer
 
   /// Every buffer of a pass, from make_tape and sized by the first pass.
   struct Tape : Stack::template Tape<> {
-    std::vector<int> tokens;                          ///< of the pass
-    typename StateExpansion<Scalar>::Tape expansion;  ///< of the part of that name
-    Matrix<Scalar> embedded, dembedded;               ///< d x N
-    Matrix<Scalar> logits;                            ///< vocabulary x N
+    std::vector<int> tokens;  ///< of the pass
+    typename StateExpansion<Scalar>::Tape expansion;
+    Matrix<Scalar> embedded, dembedded;  ///< d x N
+    Matrix<Scalar> logits;               ///< vocabulary x N
   };
 
   /// Sequences that are being continued, from make_state: what every layer remembers of them. A copy is a fork: other
   /// sequences with the same beginning.
   struct State : Stack::template StackState<> {
-    StateOf<StateExpansion<Scalar>> expansion;             ///< of the part of that name
+    StateOf<StateExpansion<Scalar>> expansion;
     typename StateExpansion<Scalar>::Tape expansion_tape;  ///< scratch memory, as what follows
     Matrix<Scalar> embedded, logits;                       ///< d x N and vocabulary x N
 

@@ -65,12 +65,12 @@ struct DeltaConnection {
   /// The tapes of the parts: what can be computed again from the states.
   template <int Tokens = Dynamic>
   struct Activations {
-    typename Compressor::template Tape<Tokens> compressor;  ///< of the part of that name
-    typename NormPart::template Tape<Tokens> norm;          ///< of the part of that name
-    Matrix<Scalar, Width, Tokens> context;                  ///< c
-    typename SublayerPart::template Tape<Tokens> sublayer;  ///< of the part of that name
-    typename Gate::template Tape<Tokens> gate;              ///< of the part of that name
-    typename Value::template Tape<Tokens> value;            ///< of the part of that name
+    typename Compressor::template Tape<Tokens> compressor;
+    typename NormPart::template Tape<Tokens> norm;
+    Matrix<Scalar, Width, Tokens> context;  ///< c
+    typename SublayerPart::template Tape<Tokens> sublayer;
+    typename Gate::template Tape<Tokens> gate;
+    typename Value::template Tape<Tokens> value;
   };
   /// Scratch memory of backward.
   template <int Tokens = Dynamic>
@@ -78,8 +78,8 @@ struct DeltaConnection {
   /// What `infer` remembers of earlier tokens.
   struct State {
     using Scalar = Scalar_;
-    StateOf<Compressor> compressor;  ///< of the part of that name
-    StateOf<SublayerPart> sublayer;  ///< of the part of that name
+    StateOf<Compressor> compressor;
+    StateOf<SublayerPart> sublayer;
     static constexpr auto parameters() {
       return std::tuple(parameter("compressor", &State::compressor), parameter("sublayer", &State::sublayer));
     }

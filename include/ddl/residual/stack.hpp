@@ -61,10 +61,10 @@ struct DeltaStack {
     std::vector<States> states;        ///< the input, then the output of every block; or one state
     std::vector<typename Layer::template Edits<Tokens>> edits;              ///< of every layer, or one
     std::vector<typename Layer::template Activations<Tokens>> activations;  ///< of every layer, or one
-    typename Compressor::template Tape<Tokens> readout;                     ///< of the part of that name
-    typename RmsNorm<Scalar, Width>::template Tape<Tokens> norm;            ///< of the part of that name
-    Matrix<Scalar, Width, Tokens> features;                                 ///< d x N
-    States dstates;                                                         ///< gradient of the state at hand
+    typename Compressor::template Tape<Tokens> readout;
+    typename RmsNorm<Scalar, Width>::template Tape<Tokens> norm;
+    Matrix<Scalar, Width, Tokens> features;                ///< d x N
+    States dstates;                                        ///< gradient of the state at hand
     Matrix<Scalar, Width, Tokens> dfeatures, dreadout;     ///< of the features, and of what the norm reads
     typename Layer::template Workspace<Tokens> workspace;  ///< scratch memory of backward
     TapeUse use;  ///< whether a forward pass waits for its backward pass
@@ -76,15 +76,15 @@ struct DeltaStack {
     using Scalar = typename Layer::Scalar;
 
     std::vector<typename Layer::State> layers;  ///< of every layer
-    StateOf<Compressor> readout;                ///< of the part of that name
-    Index sequences = 1;                        ///< S
-    Index position = 0;                         ///< tokens of the longest sequence so far
-    std::vector<Index> behind;                  ///< by how many tokens each sequence is shorter
-    Index capacity = 0;                         ///< the most tokens of a sequence
-    Index rollback = 0;                         ///< the most tokens that roll_back takes back
-    Index recent = 0;                           ///< the tokens of every sequence that it can take back now
-    ModelSizes sizes;                           ///< of the model
-    Tape<Tokens> tape;                          ///< scratch memory
+    StateOf<Compressor> readout;
+    Index sequences = 1;        ///< S
+    Index position = 0;         ///< tokens of the longest sequence so far
+    std::vector<Index> behind;  ///< by how many tokens each sequence is shorter
+    Index capacity = 0;         ///< the most tokens of a sequence
+    Index rollback = 0;         ///< the most tokens that roll_back takes back
+    Index recent = 0;           ///< the tokens of every sequence that it can take back now
+    ModelSizes sizes;           ///< of the model
+    Tape<Tokens> tape;          ///< scratch memory
 
     /// Begins new sequences. The matrices of the parts are not set.
     void restart() {
