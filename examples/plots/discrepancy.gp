@@ -24,8 +24,8 @@ set style fill solid 0.9 noborder
 set boxwidth 0.6
 
 do for [format in "svg png"] {
-  if (format eq "svg") { set terminal svg size 800,600 font "sans,18" background rgb "white" }
-  else { set terminal pngcairo size 1200,900 font "sans,25" linewidth 1.5 }
+  if (format eq "svg") { set terminal svg size 800,600 font "sans,18" background rgb "white"; point = 0.45 }
+  else { set terminal pngcairo size 1200,900 font "sans,25" linewidth 1.5; point = 1 }
   set output output . "." . format
   set multiplot
   set lmargin at screen 0.19
@@ -39,8 +39,8 @@ do for [format in "svg png"] {
   set xtics 1, step
   set format x ""
   unset xlabel
-  plot input using ($1 - 0.1):2:3 skip 1 with yerrorbars pt 7 ps 1.2 lw 2 lc rgb "#0072b2" title "before the edit", \
-       input using ($1 + 0.1):4:5 skip 1 with yerrorbars pt 5 ps 1.2 lw 2 lc rgb "#d55e00" title "after"
+  plot input using ($1 - 0.1):2:3 skip 1 with yerrorbars pt 7 ps 1.2 * point lw 2 lc rgb "#0072b2" title "before the edit", \
+       input using ($1 + 0.1):4:5 skip 1 with yerrorbars pt 5 ps 1.2 * point lw 2 lc rgb "#d55e00" title "after"
 
   set tmargin at screen 0.38
   set bmargin at screen 0.15

@@ -46,7 +46,7 @@ do for [format in "svg png"] {
   set label 1 "keeps" at graph 1.015, first 0.25 tc rgb "#555555"
   set label 2 "overwrites" at graph 1.015, first 1 tc rgb "#555555"
   set label 3 "reflects" at graph 1.015, first 1.75 tc rgb "#555555"
-  plot input using 1:(($2 + $3) / 2):($1 - 0.5):($1 + 0.5):2:3:(100 * $4) skip 1 with boxxyerror fc palette, \
+  plot input using ($4 > 0 ? $1 : NaN):(($2 + $3) / 2):($1 - 0.5):($1 + 0.5):2:3:(100 * $4) skip 1 with boxxyerror fc palette, \
        input using ($1 - 0.46):5:(0.92):(0) skip 1 with vectors nohead lw 3.5 lc rgb "#d55e00", \
        keyentry with lines lw 3.5 lc rgb "#d55e00" title "median"
 }

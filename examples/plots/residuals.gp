@@ -33,13 +33,13 @@ set tics nomirror out
 set key noautotitle outside top center horizontal Left reverse
 
 do for [format in "svg png"] {
-  if (format eq "svg") { set terminal svg size 800,500 font "sans,18" background rgb "white" }
-  else { set terminal pngcairo size 1200,750 font "sans,25" linewidth 1.5 }
+  if (format eq "svg") { set terminal svg size 800,500 font "sans,18" background rgb "white"; point = 0.45 }
+  else { set terminal pngcairo size 1200,750 font "sans,25" linewidth 1.5; point = 1 }
   set output output . "." . format
   plot for [i = 1:words(variants)] points(word(variants, i)) using (i - 0.12 + $1):2 \
-           with points pt 7 ps 1.6 lc rgb color[(i - 1) % 6 + 1], \
+           with points pt 7 ps 1.6 * point lc rgb color[(i - 1) % 6 + 1], \
        for [i = 1:words(variants)] summary(word(variants, i)) using (i + 0.22):1:2 \
-           with yerrorbars pt 5 ps 2 lw 2.5 lc rgb color[(i - 1) % 6 + 1], \
-       keyentry with points pt 7 ps 1.6 lc rgb "#555555" title "one seed", \
-       keyentry with yerrorbars pt 5 ps 2 lw 2.5 lc rgb "#555555" title "mean and standard deviation"
+           with yerrorbars pt 5 ps 2 * point lw 2.5 lc rgb color[(i - 1) % 6 + 1], \
+       keyentry with points pt 7 ps 1.6 * point lc rgb "#555555" title "one seed", \
+       keyentry with yerrorbars pt 5 ps 2 * point lw 2.5 lc rgb "#555555" title "mean and standard deviation"
 }

@@ -25,8 +25,8 @@ set trange [0:2 * pi]
 set samples 200
 
 do for [format in "svg png"] {
-  if (format eq "svg") { set terminal svg size 1000,480 font "sans,18" background rgb "white" }
-  else { set terminal pngcairo size 1500,720 font "sans,25" linewidth 1.5 }
+  if (format eq "svg") { set terminal svg size 1000,480 font "sans,18" background rgb "white"; point = 0.45 }
+  else { set terminal pngcairo size 1500,720 font "sans,25" linewidth 1.5; point = 1 }
   set output output . "." . format
   set multiplot
   set tmargin at screen 0.96
@@ -43,7 +43,7 @@ do for [format in "svg png"] {
   set xlabel "number, in descending order"
   set ylabel "singular value"
   plot for [i = 1:words(samples)] rows(word(samples, i), "singular") using 3:4 with linespoints lw 1.5 \
-      pt shape[(i - 1) % 6 + 1] ps 1.5 lc rgb color[(i - 1) % 6 + 1] title "sample " . word(samples, i)
+      pt shape[(i - 1) % 6 + 1] ps 1.5 * point lc rgb color[(i - 1) % 6 + 1] title "sample " . word(samples, i)
 
   set lmargin at screen 0.61
   set rmargin at screen 0.98
@@ -57,6 +57,6 @@ do for [format in "svg png"] {
   set ylabel "imaginary part"
   plot cos(t), sin(t) with lines lw 1.5 lc rgb "#555555", \
        for [i = 1:words(samples)] rows(word(samples, i), "eigen") using 4:5 with points \
-           pt shape[(i - 1) % 6 + 1] ps 1.5 lc rgb color[(i - 1) % 6 + 1]
+           pt shape[(i - 1) % 6 + 1] ps 1.5 * point lc rgb color[(i - 1) % 6 + 1]
   unset multiplot
 }

@@ -22,16 +22,20 @@ namespace ddl {
 
 /// Mean, deviation and range of finite values, none of which is kept, and their histogram if there are bins.
 struct Distribution {
-  double low = 0, high = 0;
+  double low = 0, high = 0;        ///< the range of the histogram
   std::vector<Index> counts = {};  ///< in equal bins over [low, high]; the end bins take what lies beyond
-  Index count = 0;
-  double mean = 0, squares = 0;  ///< sum of (x - mean)^2
-  double smallest = (std::numeric_limits<double>::max)(), largest = std::numeric_limits<double>::lowest();
+  Index count = 0;                 ///< the number of values
+  double mean = 0, squares = 0;    ///< sum of (x - mean)^2
+  /// The lowest value; the largest number if there is none.
+  double smallest = (std::numeric_limits<double>::max)(),
+         largest = std::numeric_limits<double>::lowest();  ///< the highest value likewise
 
   Distribution() = default;
+  /// A histogram of `bins` equal bins over [low_, high_].
   Distribution(double low_, double high_, Index bins)
       : low(low_), high(high_), counts(static_cast<std::size_t>(bins)) {}
 
+  /// Adds a value, which is finite.
   void add(double x) {
     const double step = x - mean;
     mean += step / static_cast<double>(++count);
@@ -43,6 +47,7 @@ struct Distribution {
     ++counts[static_cast<std::size_t>(std::clamp((x - low) / (high - low) * (last + 1), 0.0, last))];
   }
 
+  /// The sample standard deviation; 0 for fewer than two values.
   double deviation() const { return count > 1 ? std::sqrt(squares / static_cast<double>(count - 1)) : 0; }
 
   /// The value below which `share` of all lie, to within a bin; NaN if there are no values or no bins.
@@ -60,6 +65,7 @@ struct Distribution {
     return std::numeric_limits<double>::quiet_NaN();
   }
 
+  /// Adds the values of another distribution with the same bins.
   void merge(const Distribution& other) {
     if (other.count == 0) return;
     const double mine = static_cast<double>(count), its = static_cast<double>(other.count);
@@ -79,8 +85,8 @@ struct Distribution {
 /// Under the delta rule |after| = |1 - beta |k|^2| |before|, so a gate inside (0, 2) always reduces the
 /// discrepancy; what is learned is by how much. Under the write-only control it may as well grow.
 struct LayerAudit {
-  Index samples = 0;
-  Index not_finite = 0;
+  Index samples = 0;                  ///< finite ones
+  Index not_finite = 0;               ///< samples that are left out of all other figures
   Distribution beta;                  ///< over [0, 2]
   std::array<Index, 4> regimes = {};  ///< samples by Regime, that is by beta |k|^2
   Distribution before, after;         ///< |k^T X - v| and |k^T Y - v|, without a histogram
@@ -90,8 +96,9 @@ struct LayerAudit {
   Distribution cosine;
   /// Of the d x (N m) matrix of all that was written, beta k r^T side by side over the samples (r is v in the
   /// write-only control); NaN if the sum of its squares overflows, or no sample was finite.
-  double effective_rank = 0, stable_rank = 0;
+  double effective_rank = 0, stable_rank = 0;  ///< see the functions of these names
 
+  /// `count` over the finite samples, such as the share of a regime; 0 without samples.
   double share(Index count) const {
     return samples > 0 ? static_cast<double>(count) / static_cast<double>(samples) : 0;
   }
@@ -101,21 +108,26 @@ struct LayerAudit {
 
 /// The end-to-end shortcut A_L .. A_1 of one sample, its directions and gates as they were.
 struct ShortcutSpectrum {
-  Index sample = 0;
-  Spectrum<double> spectrum;
+  Index sample = 0;           ///< its place in the order of adding
+  Spectrum<double> spectrum;  ///< of its A_L .. A_1
 };
 
+/// Settings of a GateAudit.
 struct GateAuditSettings {
-  Index bins = 40;
+  Index bins = 40;  ///< bins of the histograms of beta and of cosines
   /// Samples whose spectrum is wanted, by their place in the order of adding.
   std::vector<Index> shortcuts = {};
 };
 
 /// Gathers a LayerAudit for every block of a net from the edits of forward passes:
 ///
-///     GateAudit audit(net);
-///     for (...) { net.forward(x, tape); audit.add(net, tape); }
-///     for (const LayerAudit& layer : audit.layers()) ...
+///     ddl::GateAudit audit(net);
+///     auto tape = net.make_tape(ddl::Memory::reversible_recompute);   // which keeps the edits, and nothing else
+///     for (const auto& x : batches) {
+///       net.forward(x, tape);
+///       audit.add(net, tape);
+///     }
+///     for (const ddl::LayerAudit& layer : audit.layers()) print(layer.beta.mean);
 ///
 /// All sums are in double. Memory: d x d doubles a layer.
 ///
@@ -148,6 +160,7 @@ class GateAudit {
   explicit GateAudit(const Net& net, Settings settings = {})
       : GateAudit(rule_of(net), block_count(net), net.width(), std::move(settings)) {}
 
+  /// The samples added so far, those not finite included.
   Index samples() const noexcept { return samples_; }
   /// In the order of settings.shortcuts and of batches; a sample with a direction or gate that is not finite
   /// has none. In the write-only control the shortcut is the identity.

@@ -16,6 +16,7 @@ template <class Scalar, int Rows = Dynamic, int Cols = Dynamic>
 using Matrix =
     Eigen::Matrix<Scalar, Rows, Cols, (Rows == 1 && Cols != 1) ? Eigen::RowMajor : Eigen::ColMajor>;
 
+/// A column vector.
 template <class Scalar, int Rows = Dynamic>
 using Vector = Matrix<Scalar, Rows, 1>;
 
@@ -23,6 +24,7 @@ using Vector = Matrix<Scalar, Rows, 1>;
 template <class Scalar, int Rows = Dynamic>
 using OptionalVector = Eigen::Matrix<Scalar, Dynamic, 1, Eigen::ColMajor, Rows, 1>;
 
+/// A matrix of `Rows` x `Cols` or an empty one, without the heap when both are fixed.
 template <class Scalar, int Rows = Dynamic, int Cols = Dynamic>
 using OptionalMatrix =
     Eigen::Matrix<Scalar, Dynamic, Dynamic, (Rows == 1 && Cols != 1) ? Eigen::RowMajor : Eigen::ColMajor,
@@ -32,6 +34,7 @@ using OptionalMatrix =
 /// matrix or an expression; a BatchRef does not compile then.
 template <class Scalar, int Rows = Dynamic>
 using BatchRef = Eigen::Ref<Matrix<Scalar, Rows, Dynamic>>;
+/// See BatchRef.
 template <class Scalar, int Rows = Dynamic>
 using ConstBatchRef = Eigen::Ref<const Matrix<Scalar, Rows, Dynamic>>;
 
@@ -52,6 +55,7 @@ detail::ConstRun<typename Derived::Scalar> column(const Eigen::DenseBase<Derived
                                                   Index begin = 0, Index size = -1) {
   return {x.derived().data() + j * x.derived().colStride() + begin, size < 0 ? x.rows() : size};
 }
+/// The same of a matrix that can be written to.
 template <class Derived>
 detail::Run<typename Derived::Scalar> column(Eigen::DenseBase<Derived>& x, Index j, Index begin = 0,
                                              Index size = -1) {

@@ -29,6 +29,7 @@ namespace ddl {
   throw std::invalid_argument(text);
 }
 
+/// "3 x 4", as messages write a shape.
 EIGEN_DONT_INLINE inline std::string shape_text(Index rows, Index cols) {
   return std::to_string(rows) + " x " + std::to_string(cols);
 }
@@ -42,12 +43,16 @@ namespace detail {
 
 }  // namespace detail
 
+/// Checks a shape.
+/// @throws std::invalid_argument unless x is rows x cols.
 template <class Derived>
 void check_shape(const char* where, const char* what, const Eigen::EigenBase<Derived>& x, Index rows,
                  Index cols) {
   if (x.rows() != rows || x.cols() != cols) detail::fail_shape(where, what, x.rows(), x.cols(), rows, cols);
 }
 
+/// Checks a size.
+/// @throws std::invalid_argument unless the value is at least 1.
 EIGEN_DONT_INLINE inline void check_positive(const char* where, const char* what, Index value) {
   if (value < 1) fail(where, what, std::to_string(value), "at least 1");
 }
@@ -84,6 +89,8 @@ inline std::string number_text(double value) {
 #endif
 }
 
+/// Checks a number.
+/// @throws std::invalid_argument if the value is NaN or infinite.
 EIGEN_DONT_INLINE inline void check_finite(const char* where, const char* what, double value) {
   if (!is_finite(value)) fail(where, what, number_text(value), "a finite number");
 }

@@ -24,6 +24,7 @@ concept Executor = requires(const E& executor, Index pieces, void (*f)(Index)) {
 
 /// Runs the pieces on the calling thread in ascending order; the first that throws is the last that runs.
 struct Serial {
+  /// f(0) .. f(pieces - 1).
   template <class F>
   void for_each(Index pieces, F&& f) const {
     for (Index i = 0; i < pieces; ++i) f(i);
@@ -33,7 +34,7 @@ struct Serial {
 /// How many pieces of at most `piece` cover [0, total).
 constexpr Index pieces_of(Index total, Index piece) noexcept { return (total + piece - 1) / piece; }
 
-/// The scalars that a loop visits in a piece. In less time than it takes to visit them, no thread is woken.
+/// The scalars that a loop visits in one piece. To wake a thread takes at least the time in which they are visited.
 inline constexpr Index scalars_per_piece = 1 << 14;
 
 /// The number of columns of height `rows` that make a piece.

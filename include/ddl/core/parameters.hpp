@@ -33,12 +33,13 @@ namespace ddl {
 /// Where the walk stands. The dotted name is put together only when asked for, so that a walk allocates
 /// nothing.
 struct ParameterPath {
-  const ParameterPath* parent = nullptr;
-  std::string_view name = {};
-  std::ptrdiff_t index = -1;
-  int rank = 2;
+  const ParameterPath* parent = nullptr;  ///< the path of the part around it, or null at the root
+  std::string_view name = {};             ///< in the part around it; empty for an entry of a list
+  std::ptrdiff_t index = -1;              ///< of an entry of a list; -1 for a named member
+  int rank = 2;                           ///< 1 for a vector_parameter, otherwise 2
 
-  bool is_vector() const noexcept { return rank == 1; }
+  bool is_vector() const noexcept { return rank == 1; }  ///< whether it is a vector by meaning, as a bias is
+  /// The dotted name.
   EIGEN_DONT_INLINE std::string str() const {
     const std::string own = index >= 0 ? std::to_string(index) : std::string(name);
     const std::string before = parent ? parent->str() : std::string();
@@ -70,6 +71,7 @@ inline constexpr bool is_std_variant<std::variant<T...>> = true;
 
 }  // namespace detail
 
+/// A member of a part and its name: what parameter() and vector_parameter() make.
 template <class Owner, class Member>
 struct Parameter {
   static_assert(Part<Member> || std::is_base_of_v<Eigen::EigenBase<Member>, Member> ||
@@ -77,9 +79,9 @@ struct Parameter {
                     detail::is_std_variant<Member>,
                 "ddl: a parameter is an Eigen matrix, a part, or a vector, optional or variant of parts; "
                 "a single number is an Eigen::Matrix<Scalar, 1, 1>");
-  std::string_view name;
-  Member Owner::*member;
-  int rank;
+  std::string_view name;  ///< within the part
+  Member Owner::*member;  ///< where it is in the part
+  int rank;               ///< 1 if it is a vector by meaning, otherwise 2
 };
 
 /// A matrix parameter, or a part, or a container of parts.
@@ -207,6 +209,7 @@ void visit_nodes(const F& visit, Model& model, Rest&... rest) {
 
 }  // namespace detail
 
+/// Checks that models have the same parameters.
 /// @throws std::invalid_argument naming the first parameter of one of `given` whose shape differs from that in `model`,
 /// or the first part that only one of them has, as "where: what's layers.0.norm.weight is 8 x 1, expected 16 x 1".
 template <class T, class... Given>
@@ -265,6 +268,7 @@ Model zeros_like(const Model& model) {
   return zeros;
 }
 
+/// Sets every parameter to zero.
 template <class Model>
 void set_zero(Model& model) {
   for_each_parameter([](const ParameterPath&, auto& p) { p.setZero(); }, model);

@@ -15,6 +15,7 @@ namespace ddl {
 class ExecutorRef {
  public:
   ExecutorRef() = default;
+  /// Refers to `executor`, and is Serial if that is.
   template <Executor E>
   ExecutorRef(const E& executor) {  // implicit, so that a pool can be handed to a pass
     if constexpr (!std::is_same_v<E, Serial>) {
@@ -25,6 +26,7 @@ class ExecutorRef {
     }
   }
 
+  /// See Executor.
   template <class F>
   void for_each(Index pieces, F&& f) const {
     using Function = std::remove_reference_t<F>;
@@ -49,9 +51,9 @@ class ExecutorRef {
 
 /// One sequence of a batch: its number, and its tokens, which are columns begin .. end - 1.
 struct TokenRange {
-  Index sequence, begin, end;
+  Index sequence, begin, end;  ///< see above
 
-  Index length() const noexcept { return end - begin; }
+  Index length() const noexcept { return end - begin; }  ///< the number of tokens
 };
 
 /// The layout of a batch, and who runs the call.
@@ -64,14 +66,16 @@ struct TokenRange {
 ///     Pass(pool, offsets)     // offsets {0, 5, 7, 16}: sequences of 5, 2 and 9 tokens
 class Pass {
  public:
-  ExecutorRef executor;
-  Index position = 0;  ///< tokens of the longest sequence before this batch; above 0 in `infer` only
+  ExecutorRef executor;  ///< runs the loops of the call
+  Index position = 0;    ///< tokens of the longest sequence before this batch; above 0 in `infer` only
   std::span<const Index> behind = {};  ///< by how many tokens each sequence is shorter; by none if empty
 
   Pass() = default;
+  /// Sequences of `length` columns each.
   template <Executor E>
   Pass(const E& executor_, Index length = 1, Index position_ = 0)  // implicit: an executor alone is a pass
       : executor(executor_), position(position_), length_(length) {}
+  /// Sequences that begin at the given columns.
   /// @param offsets  the first columns of the S sequences, and N: S + 1 increasing numbers from 0, which must outlive the
   ///                 pass. They are what other libraries call cu_seqlens.
   /// @throws std::invalid_argument if there are none; sequences() checks the numbers.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file  Random numbers: one seed gives one stream under every compiler and standard library.
 ///
-/// The distributions of <random> are implementation-defined, and libm's logarithm differs between systems in
+/// The standard library's distributions are implementation-defined, and libm's logarithm differs between systems in
 /// its last bit; so engine, distributions and that logarithm are written here with operations that IEEE 754
 /// defines exactly. (Under -ffast-math, and where std::fma rounds twice, as in mingw-w64 without -mfma, last bits of
 /// normal numbers may differ.)
@@ -17,12 +17,13 @@
 
 namespace ddl {
 
-/// xoshiro256++ 1.0 (Blackman and Vigna 2019), seeded through SplitMix64; a UniformRandomBitGenerator.
+/// The generator xoshiro256++ 1.0 (Blackman and Vigna 2019), seeded through SplitMix64; a UniformRandomBitGenerator.
 class Random {
  public:
-  using result_type = std::uint64_t;
-  using State = std::array<std::uint64_t, 4>;
+  using result_type = std::uint64_t;           ///< of a uniform random bit generator
+  using State = std::array<std::uint64_t, 4>;  ///< the four words of xoshiro256++
 
+  /// The stream of a seed.
   explicit Random(std::uint64_t seed = 0) noexcept {
     for (auto& word : state_) {
       seed += 0x9e3779b97f4a7c15u;
@@ -32,6 +33,7 @@ class Random {
       word = z ^ (z >> 31);
     }
   }
+  /// Continues a stream.
   /// @throws std::invalid_argument if the state is zero, from which xoshiro gives nothing but zeros.
   explicit Random(const State& state) : state_(state) {
     if (state == State{}) fail("ddl::Random", "the state", "zero", "a state that Random has had");
@@ -40,9 +42,10 @@ class Random {
   /// All there is to save: Random(state()) continues the stream.
   const State& state() const noexcept { return state_; }
 
-  static constexpr result_type(min)() noexcept { return 0; }
-  static constexpr result_type(max)() noexcept { return ~result_type{0}; }
+  static constexpr result_type(min)() noexcept { return 0; }                ///< the smallest draw
+  static constexpr result_type(max)() noexcept { return ~result_type{0}; }  ///< the largest draw
 
+  /// The next 64 random bits.
   result_type operator()() noexcept {
     const std::uint64_t result = std::rotl(state_[0] + state_[3], 23) + state_[0];
     const std::uint64_t shifted = state_[1] << 17;
@@ -58,6 +61,7 @@ class Random {
   /// Uniform on [0, 1): a multiple of 2^-53.
   double uniform() noexcept { return static_cast<double>((*this)() >> 11) * 0x1p-53; }
 
+  /// Uniform on [low, high), up to rounding.
   double uniform(double low, double high) noexcept { return std::fma(uniform(), high - low, low); }
 
   /// Uniform on 0 .. count - 1, without bias: the tail that does not divide evenly is drawn again.

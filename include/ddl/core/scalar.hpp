@@ -23,15 +23,15 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "ddl needs Eigen 3.4 or newer");
 
 namespace ddl {
 
-using Index = Eigen::Index;
-inline constexpr int Dynamic = Eigen::Dynamic;
+using Index = Eigen::Index;                     ///< Eigen's index type, a signed integer
+inline constexpr int Dynamic = Eigen::Dynamic;  ///< a size that is known at run time only, as in Eigen
 
 /// The type in which reductions, directions, gates and errors live: float for the 16-bit storage
 /// types, the type itself otherwise. A direction rounded to 16 bits can have |k| > 1, which expands the
 /// state at every layer once beta nears 2.
 template <class Scalar>
 struct AccumOf {
-  using type = Scalar;
+  using type = Scalar;  ///< of sums
 };
 template <>
 struct AccumOf<Eigen::half> {
@@ -41,9 +41,11 @@ template <>
 struct AccumOf<Eigen::bfloat16> {
   using type = float;
 };
+/// AccumOf<Scalar>::type.
 template <class Scalar>
 using Accum = typename AccumOf<Scalar>::type;
 
+/// The type of |x|: Scalar itself, or that of the parts of a complex number.
 template <class Scalar>
 using RealOf = typename Eigen::NumTraits<Scalar>::Real;
 
@@ -77,6 +79,7 @@ bool is_finite(const Scalar& x) noexcept {
   }
 }
 
+/// Whether is_finite of every entry.
 template <class Derived>
 bool all_finite(const Eigen::DenseBase<Derived>& x) noexcept {
   for (Index j = 0; j < x.cols(); ++j)

@@ -165,8 +165,9 @@ class Workers {
 /// without work help it. In a forked child, which has none of the pool's threads, the calling thread runs all pieces.
 class ThreadPool {
  public:
-  static constexpr Index max_threads = 4096;
+  static constexpr Index max_threads = 4096;  ///< the most threads of a pool
 
+  /// Starts threads - 1 threads.
   /// @throws std::invalid_argument if threads is not in 1 .. max_threads
   /// @throws std::runtime_error if the system refuses a thread; those that were started have ended by then.
   explicit ThreadPool(Index threads) : threads_(threads) {
@@ -190,8 +191,9 @@ class ThreadPool {
     if (forked()) static_cast<void>(workers_.release());  // there is no thread to join
   }
 
-  Index threads() const noexcept { return threads_; }
+  Index threads() const noexcept { return threads_; }  ///< the calling thread included
 
+  /// See Executor. The calling thread takes part.
   template <class F>
   void for_each(Index pieces, F&& f) const {
     if (pieces < 2 || threads_ < 2 || forked()) return Serial{}.for_each(pieces, f);

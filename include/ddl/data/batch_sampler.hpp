@@ -19,9 +19,10 @@
 
 namespace ddl {
 
+/// Settings of a BatchSampler and of SupervisedBatches.
 struct BatchSettings {
-  Index batch_size = 32;
-  std::uint64_t seed = 0;
+  Index batch_size = 32;   ///< samples
+  std::uint64_t seed = 0;  ///< of the order of the samples
   bool shuffle = true;     ///< anew in each epoch; otherwise samples come in their own order
   bool keep_short = true;  ///< whether the last batch of an epoch may be shorter, or else is left out
   Index shards = 1;        ///< parts of a batch that fit computes side by side (train/shards.hpp)
@@ -66,18 +67,20 @@ constexpr Index shard_begin(Index total, Index shards, Index s) noexcept { retur
 
 /// Which batch comes next: all of BatchSampler that changes.
 struct BatchPosition {
-  std::uint64_t epoch = 0;
-  Index batch = 0;  ///< within the epoch
+  std::uint64_t epoch = 0;  ///< passes over all samples before this batch
+  Index batch = 0;          ///< within the epoch
 
+  /// Equal if they are the same batch of the same epoch.
   friend bool operator==(const BatchPosition&, const BatchPosition&) = default;
 };
 
 /// Visits every sample once in an epoch, one batch after the other, without end. The order within an epoch follows from
 /// the seed and the epoch's number alone, so that settings and position are all there is to save:
 ///
-///     BatchSampler sampler(data.size(), {.batch_size = 64, .seed = 1});
-///     sampler.seek(saved);                                   // where sampler.position() was
-///     const auto view = batch.gather(data, sampler.next());
+///     ddl::BatchSampler sampler(samples.size(), {.batch_size = 64, .seed = 1});
+///     sampler.seek(saved);                                     // where sampler.position() was
+///     ddl::Batch<float> batch;
+///     const auto view = batch.gather(samples, sampler.next());
 class BatchSampler {
  public:
   /// @throws std::invalid_argument if there are no samples, or none is left in an epoch.
@@ -96,13 +99,15 @@ class BatchSampler {
     if (settings.keep_short && samples % settings.batch_size != 0) ++batches_per_epoch_;
   }
 
-  Index samples() const noexcept { return static_cast<Index>(order_.size()); }
+  Index samples() const noexcept { return static_cast<Index>(order_.size()); }  ///< of the data set
+  /// Short ones included if they are kept.
   Index batches_per_epoch() const noexcept { return batches_per_epoch_; }
-  const BatchSettings& settings() const noexcept { return settings_; }
+  const BatchSettings& settings() const noexcept { return settings_; }  ///< as given to the constructor
 
   /// Of the batch that next() gives. After the last one of an epoch this is the first of the next.
   const BatchPosition& position() const noexcept { return position_; }
 
+  /// Makes this batch the next one.
   /// @throws std::invalid_argument if an epoch has no such batch.
   void seek(const BatchPosition& position) {
     if (position.batch < 0 || position.batch >= batches_per_epoch_)

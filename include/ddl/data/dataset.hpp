@@ -22,16 +22,16 @@ namespace ddl {
 
 /// N samples that somebody else owns.
 ///
-///   inputs: features x N    labels: N or none    targets: outputs x N, no outputs if there are none
+///     inputs: features x N    labels: N or none    targets: outputs x N, no outputs if there are none
 template <class Scalar>
 struct DatasetView {
-  using Values = Eigen::Map<const Matrix<Scalar>>;
+  using Values = Eigen::Map<const Matrix<Scalar>>;  ///< columns in memory of somebody else
 
-  Values inputs;
-  std::span<const int> labels;
-  Values targets;
+  Values inputs;                ///< features x N
+  std::span<const int> labels;  ///< N class numbers, or none
+  Values targets;               ///< outputs x N, or 0 x N
 
-  Index size() const noexcept { return inputs.cols(); }
+  Index size() const noexcept { return inputs.cols(); }  ///< the number of samples N
 
   /// Samples begin .. begin + count - 1. @throws std::invalid_argument if there are no such samples.
   DatasetView range(Index begin, Index count) const {
@@ -64,7 +64,7 @@ struct Dataset {
   Matrix<Scalar> targets = {};                ///< outputs x N, or empty
   std::vector<std::string> class_names = {};  ///< by class number, or none
 
-  Index size() const noexcept { return inputs.cols(); }
+  Index size() const noexcept { return inputs.cols(); }  ///< the number of samples N
 
   /// As many as have names or occur.
   Index class_count() const noexcept {
@@ -111,13 +111,13 @@ struct Dataset {
   void split(Index first_count) const&& = delete;
 };
 
-/// x -> (x - mean) / deviation, for each feature. Fit it to the samples to train on alone, apply it to all. It is a
+/// The map x -> (x - mean) / deviation, for each feature. Fit it to the samples to train on alone, apply it to all. It is a
 /// part (core/parameters.hpp), so it is saved and loaded like the weights of the model that it belongs to.
 template <class Scalar_>
 struct Standardisation {
   using Scalar = Scalar_;
 
-  Vector<Scalar> mean, deviation;
+  Vector<Scalar> mean, deviation;  ///< of each feature
 
   static constexpr auto parameters() {
     return std::tuple(vector_parameter("mean", &Standardisation::mean),
@@ -161,12 +161,14 @@ struct Standardisation {
     check_shape("ddl::Standardisation::apply", "x", x, mean.size(), x.cols());
     x = (x.colwise() - mean).array().colwise() / deviation.array();
   }
+  /// The inverse of apply, in place.
   void undo(BatchRef<Scalar> x) const {
     check_shape("ddl::Standardisation::undo", "x", x, mean.size(), x.cols());
     x = (x.array().colwise() * deviation.array()).colwise() + mean.array();
   }
 };
 
+/// The scalar is that of the inputs.
 template <class Derived>
 Standardisation(const Eigen::MatrixBase<Derived>&) -> Standardisation<typename Derived::Scalar>;
 

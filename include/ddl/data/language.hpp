@@ -15,27 +15,30 @@
 
 namespace ddl {
 
+/// Settings of LanguageBatches.
 struct LanguageBatchSettings {
-  Index sequences = 8;  ///< in a batch
-  Index length = 64;    ///< tokens in a sequence
-  std::uint64_t seed = 0;
-  Index shards = 1;  ///< parts of a batch that fit computes side by side (train/shards.hpp)
+  Index sequences = 8;     ///< in a batch
+  Index length = 64;       ///< tokens in a sequence
+  std::uint64_t seed = 0;  ///< of the windows that are drawn
+  Index shards = 1;        ///< parts of a batch that fit computes side by side (train/shards.hpp)
 };
 
 /// Some of the sequences of a batch, whose target is the next token.
 template <class Scalar>
 struct LanguageShard {
-  TokenBatch tokens;
-  std::span<const int> targets;
-  double normalizer;  ///< the targets of the whole batch
+  TokenBatch tokens;             ///< the inputs
+  std::span<const int> targets;  ///< of each token the one after it
+  double normalizer;             ///< the targets of the whole batch
 
-  TokenBatch inputs() const noexcept { return tokens; }
-  Index samples() const noexcept { return static_cast<Index>(targets.size()); }
+  TokenBatch inputs() const noexcept { return tokens; }  ///< what the model's forward takes
+  Index samples() const noexcept { return static_cast<Index>(targets.size()); }  ///< tokens
 
+  /// The sum of the cross-entropies, and the gradient of the mean over the whole batch.
   template <class Prediction, Executor E>
   LossSum loss(const Prediction& logits, Matrix<Scalar>& grad, const E& executor) const {
     return softmax_cross_entropy_sum(logits, targets, normalizer, grad, executor);
   }
+  /// The number of tokens predicted correctly.
   template <class Prediction>
   double correct(const Prediction& logits) const {
     return static_cast<double>(correct_predictions(logits, targets));
@@ -54,11 +57,15 @@ class LanguageBatches {
     detail::check_window("ddl::LanguageBatches", text, settings.length);
   }
 
+  /// Draws the next batch.
   void next() { draw_windows(text_, settings_.length, settings_.sequences, random_, windows_); }
+  /// The tokens of the batch.
   TokenBatch inputs() const noexcept { return {windows_.tokens, settings_.length}; }
+  /// Tokens in the batch.
   Index samples() const noexcept { return static_cast<Index>(windows_.tokens.size()); }
 
-  Index shards() const noexcept { return settings_.shards; }
+  Index shards() const noexcept { return settings_.shards; }  ///< a setting
+  /// Shard s of the batch, with whole sequences.
   LanguageShard<Scalar> shard(Index s) const {
     const auto begin = first_token(s), count = first_token(s + 1) - begin;
     return {{std::span(windows_.tokens).subspan(begin, count), settings_.length},
@@ -75,6 +82,7 @@ class LanguageBatches {
     words.push_back(content_);
     return words;
   }
+  /// Goes back to a state.
   /// @throws std::invalid_argument if the state is of another text or of batches of another size, naming them.
   void restore(std::span<const std::uint64_t> words) {
     const auto own = state();

@@ -18,18 +18,20 @@ namespace ddl {
 /// A part of a batch of samples: softmax cross-entropy where there are labels, mean squared error of the targets otherwise.
 template <class Scalar>
 struct SupervisedShard {
-  DatasetView<Scalar> view;
-  double normalizer;  ///< the terms of the loss in the whole batch
+  DatasetView<Scalar> view;  ///< the samples
+  double normalizer;         ///< the terms of the loss in the whole batch
 
-  const auto& inputs() const noexcept { return view.inputs; }
-  Index samples() const noexcept { return view.size(); }
+  const auto& inputs() const noexcept { return view.inputs; }  ///< features x samples
+  Index samples() const noexcept { return view.size(); }       ///< samples in this part
 
+  /// The sum of the terms, and the gradient of the mean over the whole batch.
   template <class Prediction, Executor E>
   LossSum loss(const Prediction& prediction, Matrix<Scalar>& grad, const E& executor) const {
     return view.labels.empty()
                ? mean_squared_error_sum(prediction, view.targets, normalizer, grad, executor)
                : softmax_cross_entropy_sum(prediction, view.labels, normalizer, grad, executor);
   }
+  /// The number of samples predicted correctly; NaN without labels.
   template <class Prediction>
   double correct(const Prediction& prediction) const {
     if (view.labels.empty()) return std::numeric_limits<double>::quiet_NaN();
@@ -48,20 +50,22 @@ class SupervisedBatches {
       fail("ddl::SupervisedBatches", "the data", "without labels and targets", "one of them");
   }
 
+  /// Goes to the next batch.
   void next() {
     view_.emplace(batch_.gather(data_, sampler_.next()));
     normalizer_ =
         static_cast<double>(view_->labels.empty() ? view_->targets.size() : counted_labels(view_->labels));
   }
-  const auto& inputs() const noexcept { return view_->inputs; }
-  Index samples() const noexcept { return view_->size(); }
-  Index shards() const noexcept { return sampler_.settings().shards; }
+  const auto& inputs() const noexcept { return view_->inputs; }         ///< features x samples of the batch
+  Index samples() const noexcept { return view_->size(); }              ///< in the batch
+  Index shards() const noexcept { return sampler_.settings().shards; }  ///< a setting
+  /// Shard s of the batch.
   SupervisedShard<Scalar> shard(Index s) const {
     const Index begin = detail::shard_begin(samples(), shards(), s);
     return {view_->range(begin, detail::shard_begin(samples(), shards(), s + 1) - begin), normalizer_};
   }
 
-  const BatchSampler& sampler() const noexcept { return sampler_; }
+  const BatchSampler& sampler() const noexcept { return sampler_; }  ///< the order of the samples
 
   /// The position, and what the order follows from: settings, and the data by their content.
   std::vector<std::uint64_t> state() const {
@@ -76,6 +80,7 @@ class SupervisedBatches {
             static_cast<std::uint64_t>(shards()),
             content_};
   }
+  /// Goes back to a state.
   /// @throws std::invalid_argument if the state is of other data, or of an order with other settings, naming them.
   void restore(std::span<const std::uint64_t> words) {
     constexpr const char* where = "ddl::SupervisedBatches::restore";
@@ -105,6 +110,7 @@ class SupervisedBatches {
   std::optional<DatasetView<Scalar>> view_;  ///< of batch_; a view cannot be assigned
 };
 
+/// What evaluate() finds.
 struct Evaluation {
   double loss = 0;      ///< mean over the samples, ignored ones left out
   double accuracy = 0;  ///< share of the same samples predicted correctly; NaN without labels

@@ -47,7 +47,7 @@ namespace detail {
 inline constexpr std::string_view checkpoint_format = "ddl checkpoint";
 inline constexpr int checkpoint_version = 2;
 
-/// checkpoint-<step>.safetensors, the step in 9 digits or more.
+/// checkpoint-STEP.safetensors, the step in 9 digits or more.
 inline std::string checkpoint_name(Index step) {
   std::string digits = std::to_string(step);
   digits.insert(0, digits.size() < 9 ? 9 - digits.size() : 0, '0');
@@ -127,8 +127,10 @@ void save_checkpoint(const std::string& path, const Run& run, const Data& data,
 /// An open checkpoint; restore() loads it.
 class Checkpoint {
  public:
+  /// Opens a checkpoint and compares its checksums.
   /// @throws FileError if the file is no checkpoint, one of another version, or damaged.
   explicit Checkpoint(const std::string& path) : Checkpoint(SafetensorsFile(path)) {}
+  /// The same of a file that is open already, or embedded in the program.
   explicit Checkpoint(SafetensorsFile file) : file_(std::move(file)) {
     expect("format", detail::checkpoint_format);
     expect("version", std::to_string(detail::checkpoint_version));
@@ -139,8 +141,8 @@ class Checkpoint {
     settings_ = json("settings");
   }
 
-  const SafetensorsFile& file() const noexcept { return file_; }
-  const nlohmann::json& settings() const noexcept { return settings_; }
+  const SafetensorsFile& file() const noexcept { return file_; }         ///< the file itself
+  const nlohmann::json& settings() const noexcept { return settings_; }  ///< the caller's own, as saved
 
   /// Makes `run` and `data` what they were when the checkpoint was saved. They keep what they had if anything is wrong.
   /// @throws FileError if a tensor is damaged, the run is of another shape, scalar or optimizer, a number is missing or
@@ -231,7 +233,7 @@ class Checkpoint {
   nlohmann::json numbers_, data_, settings_;
 };
 
-/// The files checkpoint-<step>.safetensors in a folder, by step; none if there is no such folder, or it is a file. Other
+/// The files checkpoint-STEP.safetensors in a folder, by step; none if there is no such folder, or it is a file. Other
 /// names are ignored. @throws FileError if the folder cannot be read.
 inline std::vector<std::string> checkpoints_in(const std::string& folder) {
   std::vector<std::pair<Index, std::string>> found;
@@ -251,6 +253,7 @@ inline std::vector<std::string> checkpoints_in(const std::string& folder) {
 /// The newest checkpoint cannot be restored, and an older one can.
 class DamagedCheckpoint : public FileError {
  public:
+  /// @param whole  the newest checkpoint that can be restored.
   DamagedCheckpoint(const std::string& file, const std::string& problem, std::string whole)
       : FileError(file, problem + "; the newest whole checkpoint before it is " + whole),
         whole_(std::move(whole)) {}
@@ -296,6 +299,7 @@ auto load_checkpoint(const std::string& path, const Load& load) {
   return detail::load_newest(files, load, load);
 }
 
+/// Settings of Checkpoints.
 struct CheckpointSettings {
   Index every = 500;    ///< steps from one checkpoint to the next
   Index keep = 3;       ///< newest ones that are kept
@@ -303,7 +307,7 @@ struct CheckpointSettings {
   std::vector<std::string> may_differ = {};  ///< the caller's settings that may have another value on resume
 };
 
-/// An observer that saves checkpoint-<step>.safetensors in a folder every so many steps and after the last, and keeps the
+/// An observer that saves checkpoint-STEP.safetensors in a folder every so many steps and after the last, and keeps the
 /// newest few. A folder belongs to one run: it is locked while this object lives, and a run that does not resume needs one
 /// without checkpoints. Files with other names stay untouched.
 ///
@@ -337,7 +341,7 @@ class Checkpoints {
   }
 
   /// Restores the newest checkpoint of the folder. With a file, one of the folder's checkpoints, restores that, and
-  /// renames those of later steps to <name>.superseded<i>.
+  /// renames those of later steps to NAME.superseded0, NAME.superseded1.
   /// @return false if the folder holds no checkpoint; nothing is restored then.
   /// @throws FileError as Checkpoint::restore does, or if settings differ, naming them; DamagedCheckpoint if the newest
   /// cannot be restored and an older one can. Run and data keep what they had then.
@@ -369,6 +373,7 @@ class Checkpoints {
     return true;
   }
 
+  /// Refuses a run that would overwrite later checkpoints.
   /// @throws FileError if the folder holds a checkpoint of a later step than the run's.
   template <class Context>
   void begin(const Context& context) const {
@@ -379,10 +384,12 @@ class Checkpoints {
       throw FileError(files.back(), "is of a later step than this run, which begins after step " +
                                         std::to_string(context.run.step) + ", expected to resume it");
   }
+  /// Saves if the step is one to save.
   template <class Context>
   void operator()(const Context& context) {
     if (context.report.step % options_.every == 0 && !context.report.skipped) save(context);
   }
+  /// Saves the last step.
   template <class Context>
   void finish(const Context& context) {
     if (saved_ != context.run.step) save(context);

@@ -28,6 +28,7 @@
 
 namespace ddl {
 
+/// How parse_csv and read_csv take a file.
 struct CsvSettings {
   /// Name of the column of classes, empty if there is none. All others are features.
   std::string label = {};
@@ -194,6 +195,7 @@ Dataset<Scalar> parse_csv(std::string_view text, const std::string& file, const 
   return data;
 }
 
+/// parse_csv of a file. @throws FileError also if it cannot be read.
 template <class Scalar>
 Dataset<Scalar> read_csv(const std::string& path, const CsvSettings& settings = {}) {
   return parse_csv<Scalar>(FileContents(path).text(), path, settings);

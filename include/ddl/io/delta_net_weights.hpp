@@ -118,7 +118,7 @@ DeltaTransformerSettings<MixerSettings> delta_net_settings(const Source& source)
   }
 }
 
-/// The other way: the contents of a config.json. @throws std::invalid_argument if fla has no such model.
+/// The inverse of delta_net_settings: the contents of a config.json. @throws std::invalid_argument if fla has no such model.
 template <class MixerSettings>
 nlohmann::json delta_net_config(const DeltaTransformerSettings<MixerSettings>& settings) {
   const auto expect = [](bool true_of_it, const char* what, const char* expected) {

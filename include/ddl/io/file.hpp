@@ -23,9 +23,10 @@ namespace ddl {
 /// Something is wrong with a file: what() begins with its name.
 class FileError : public std::runtime_error {
  public:
+  /// what() becomes "file: problem".
   FileError(const std::string& file, const std::string& problem)
       : std::runtime_error(file + ": " + problem), file_(file) {}
-  const std::string& file() const noexcept { return file_; }
+  const std::string& file() const noexcept { return file_; }  ///< its name
 
  private:
   std::string file_;
@@ -115,6 +116,7 @@ enum class Access { read, map };
 /// The bytes of a whole file, which copies share.
 class FileContents {
  public:
+  /// Reads or maps the file at `path`.
   /// @throws FileError if it is no regular file or cannot be read. A file that cannot be mapped is read.
   explicit FileContents(std::string path, Access access = Access::read) : name_(std::move(path)) {
     const auto native = detail::path_of(name_);
@@ -144,8 +146,9 @@ class FileContents {
     memory_ = memory;
   }
 
-  const std::string& name() const noexcept { return name_; }
-  std::span<const std::byte> bytes() const noexcept { return {memory_.get(), size_}; }
+  const std::string& name() const noexcept { return name_; }                            ///< of the file
+  std::span<const std::byte> bytes() const noexcept { return {memory_.get(), size_}; }  ///< all of them
+  /// The bytes as characters.
   std::string_view text() const noexcept { return {reinterpret_cast<const char*>(memory_.get()), size_}; }
 
  private:
@@ -154,11 +157,12 @@ class FileContents {
   std::shared_ptr<const std::byte[]> memory_;
 };
 
-/// Writes a file whole or not at all: into a temporary NAME.tmp<i> in the same folder, which takes the name
+/// Writes a file whole or not at all: into a temporary NAME.tmp0, NAME.tmp1 or so on in the same folder, which takes the name
 /// only when all of it is on the disk. Whatever goes wrong, a full disk or a killed process, the old file is
 /// whole. A FileWriter that is not committed removes its temporary; a killed process leaves it behind.
 class FileWriter {
  public:
+  /// Creates the temporary.
   /// @throws FileError if `path` is there and no regular file, or its folder cannot be written to.
   explicit FileWriter(std::string path) : name_(std::move(path)), path_(detail::path_of(name_)), file_(-1) {
     using std::filesystem::perms;
@@ -182,6 +186,7 @@ class FileWriter {
     std::filesystem::remove(temporary_, ignored);
   }
 
+  /// Appends bytes to the temporary.
   /// @throws FileError
   void write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
@@ -225,6 +230,7 @@ inline void replace_file(const std::string& path, std::string_view text) {
 ///     const ddl::FileLock lock(folder + "/lock");   // from here on the folder is ours
 class FileLock {
  public:
+  /// Takes the lock.
   /// @throws FileError if somebody else holds the lock, or the file cannot be made.
   explicit FileLock(const std::string& name) : file_(-1) {
     const auto path = detail::path_of(name);

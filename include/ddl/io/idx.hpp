@@ -72,17 +72,19 @@ Matrix<Scalar> parse_idx_images(std::string_view bytes, const std::string& file)
   return images;
 }
 
-/// The class numbers in the bytes of an IDX file of integers. @throws FileError as above, and if one of
+/// The class numbers in the bytes of an IDX file of integers. @throws FileError as parse_idx_images does, and if one of
 /// them is negative.
 inline std::vector<int> parse_idx_labels(std::string_view bytes, const std::string& file) {
   return detail::stored_labels(detail::parse_idx(bytes, file), file);
 }
 
+/// parse_idx_images of a file. @throws FileError also if it cannot be read.
 template <class Scalar>
 Matrix<Scalar> read_idx_images(const std::string& path) {
   return parse_idx_images<Scalar>(FileContents(path).text(), path);
 }
 
+/// parse_idx_labels of a file. @throws FileError also if it cannot be read.
 inline std::vector<int> read_idx_labels(const std::string& path) {
   return parse_idx_labels(FileContents(path).text(), path);
 }

@@ -36,6 +36,7 @@ inline void null_non_finite(nlohmann::json& value) {
 /// stderr, and the log ends there. (A closed pipe sends SIGPIPE on POSIX, which a program that logs into one ignores.)
 class JsonLines {
  public:
+  /// Opens the log, which is appended to.
   /// @throws FileError if the file cannot be opened for appending, std::invalid_argument if `every` is below 1.
   explicit JsonLines(const std::string& path, Index every = 1) : name_(path), every_(every) {
     check_positive("ddl::JsonLines", "every", every);
@@ -47,6 +48,7 @@ class JsonLines {
   /// False once a line could not be written.
   bool is_complete() const noexcept { return is_complete_; }
 
+  /// Appends an object of the caller's own as a line.
   void write(nlohmann::json line) {
     if (!is_complete_) return;
     detail::null_non_finite(line);
@@ -58,6 +60,7 @@ class JsonLines {
                  std::generic_category().message(errno).c_str());
   }
 
+  /// Appends the figures of a step.
   template <class Context>
   void operator()(const Context& context) {
     const StepReport& now = context.report;

@@ -154,19 +154,22 @@ Matrix<Scalar> parse_npy_samples(std::string_view bytes, const std::string& file
 }
 
 /// The class numbers in the bytes of a .npy file of integers, one for each sample. @throws FileError as
-/// above, and if one of them is negative.
+/// parse_npy_samples does, and if one of them is negative.
 inline std::vector<int> parse_npy_labels(std::string_view bytes, const std::string& file) {
   return detail::stored_labels(detail::parse_npy_array(bytes, file), file);
 }
 
+/// parse_npy of a file. @throws FileError also if it cannot be read.
 template <class Scalar>
 Matrix<Scalar> read_npy(const std::string& path) {
   return parse_npy<Scalar>(FileContents(path).text(), path);
 }
+/// parse_npy_samples of a file. @throws FileError also if it cannot be read.
 template <class Scalar>
 Matrix<Scalar> read_npy_samples(const std::string& path) {
   return parse_npy_samples<Scalar>(FileContents(path).text(), path);
 }
+/// parse_npy_labels of a file. @throws FileError also if it cannot be read.
 inline std::vector<int> read_npy_labels(const std::string& path) {
   return parse_npy_labels(FileContents(path).text(), path);
 }
@@ -199,7 +202,7 @@ std::string npy_bytes(const Eigen::DenseBase<Derived>& values) {
   return bytes;
 }
 
-/// Writes them, the file whole or not at all. @throws FileError
+/// Writes npy_bytes(values) to a file, whole or not at all. @throws FileError
 template <class Derived>
 void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& values) {
   replace_file(path, npy_bytes(values));

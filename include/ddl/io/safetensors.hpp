@@ -378,13 +378,14 @@ class SafetensorsFile {
     detail::check_layout(file, tensors_, data_.size());
     has_checksums_ = detail::take_checksums(file, metadata_, tensors_, data_);
   }
+  /// The file at `path`. @throws FileError as above, and if it cannot be read.
   explicit SafetensorsFile(const std::string& path, Strict strict = Strict::no, Access access = Access::read)
       : SafetensorsFile(FileContents(path, access), strict) {}
 
-  const std::string& file() const noexcept { return contents_.name(); }
+  const std::string& file() const noexcept { return contents_.name(); }  ///< its name
   /// Without the checksums.
   const Metadata& metadata() const noexcept { return metadata_; }
-  bool has_checksums() const noexcept { return has_checksums_; }
+  bool has_checksums() const noexcept { return has_checksums_; }  ///< which have been compared then
 
   /// In ascending order.
   std::vector<std::string> names() const {
@@ -393,8 +394,10 @@ class SafetensorsFile {
     for (const auto& [name, info] : tensors_) names.push_back(name);
     return names;
   }
+  /// Whether there is such a tensor.
   bool contains(std::string_view name) const { return tensors_.contains(name); }
 
+  /// What the header says of a tensor.
   /// @throws FileError if there is no such tensor; so do the functions below.
   const TensorInfo& tensor(std::string_view name) const {
     const auto found = tensors_.find(name);
@@ -530,7 +533,7 @@ nlohmann::json parse_metadata(const Source& file, const char* key) {
 /// the same bytes; without checksums they are the reference's. Errors of the caller throw std::invalid_argument.
 class SafetensorsWriter {
  public:
-  Metadata metadata;
+  Metadata metadata;      ///< what the file is to say of itself
   bool checksums = true;  ///< of every tensor and of the header, in the metadata
 
   /// Row-major, little-endian bytes.

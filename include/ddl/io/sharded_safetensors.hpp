@@ -95,6 +95,7 @@ class ShardedSafetensors {
     for (const auto& [name, shard] : shards_) names.push_back(name);
     return names;
   }
+  /// Whether there is such a tensor.
   bool contains(std::string_view name) const { return shards_.contains(name); }
 
   /// The file that holds a tensor. @throws FileError if there is no such tensor; so do the functions below.
@@ -107,15 +108,19 @@ class ShardedSafetensors {
   const TensorInfo& tensor(std::string_view name) const { return shard(name).tensor(name); }
 
   // These are SafetensorsFile's.
+  /// See SafetensorsFile::bytes.
   std::span<const std::byte> bytes(std::string_view name) const { return shard(name).bytes(name); }
+  /// See SafetensorsFile::read.
   template <class Scalar>
   Vector<Scalar> read(std::string_view name) const {
     return shard(name).read<Scalar>(name);
   }
+  /// See SafetensorsFile::read_matrix.
   template <class Scalar>
   Matrix<Scalar> read_matrix(std::string_view name) const {
     return shard(name).read_matrix<Scalar>(name);
   }
+  /// See SafetensorsFile::read_into.
   template <class Derived>
   void read_into(std::string_view name, Eigen::DenseBase<Derived>& matrix) const {
     shard(name).read_into(name, matrix);

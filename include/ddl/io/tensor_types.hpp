@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/// @file  Types and shapes of the numbers in files, under the names that safetensors gives them: F64, BF16, I32, BOOL ..
+/// @file  Types and shapes of the numbers in files, under the names that safetensors gives them: F64, BF16, I32, BOOL.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +17,7 @@
 
 namespace ddl {
 
+/// The size of each dimension.
 using TensorShape = std::vector<std::uint64_t>;
 
 namespace detail {

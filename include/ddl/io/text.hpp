@@ -15,7 +15,7 @@
 
 namespace ddl {
 
-/// Every byte is a token, 0 to 255. FileContents(path).text() is a file's.
+/// Every byte is a token, 0 to 255. The text of a file is FileContents(path).text().
 inline std::vector<int> byte_tokens(std::string_view text) {
   std::vector<int> tokens;
   tokens.reserve(text.size());
@@ -23,7 +23,7 @@ inline std::vector<int> byte_tokens(std::string_view text) {
   return tokens;
 }
 
-/// What byte_tokens was given. @throws std::invalid_argument if a token is no byte.
+/// The text whose bytes these tokens are: the inverse of byte_tokens. @throws std::invalid_argument if a token is no byte.
 inline std::string text_of_bytes(std::span<const int> tokens) {
   std::string text;
   text.reserve(tokens.size());
@@ -53,7 +53,7 @@ inline char32_t next_character(std::string_view text, std::size_t& at, const std
 class Vocabulary {
  public:
   Vocabulary() = default;
-  /// Of the characters in this text, UTF-8; `file` is what errors call it.
+  /// The vocabulary of the characters in this text, which is UTF-8; `file` is what errors call it.
   /// @throws FileError if it is not UTF-8.
   explicit Vocabulary(std::string_view text, const std::string& file = "text") {
     for (std::size_t at = 0; at < text.size();) characters_ += detail::next_character(text, at, file);
@@ -62,7 +62,7 @@ class Vocabulary {
     characters_.shrink_to_fit();
   }
 
-  int size() const noexcept { return static_cast<int>(characters_.size()); }
+  int size() const noexcept { return static_cast<int>(characters_.size()); }  ///< the number of characters
 
   /// All of them as UTF-8.
   std::string characters() const {
@@ -71,6 +71,7 @@ class Vocabulary {
     return text;
   }
 
+  /// The token of each character of a text.
   /// @throws FileError if the text is not UTF-8 or has a character that is not in the vocabulary.
   std::vector<int> encode(std::string_view text, const std::string& file = "text") const {
     std::vector<int> tokens;
@@ -89,6 +90,7 @@ class Vocabulary {
     return tokens;
   }
 
+  /// The text of these tokens: the inverse of encode.
   /// @throws std::invalid_argument if there is no such token.
   std::string decode(std::span<const int> tokens) const {
     std::string text;

@@ -21,6 +21,7 @@
 
 namespace ddl {
 
+/// The settings of a variant, from the authors' configuration.
 /// @tparam MixerSettings  AttentionSettings, or a variant that has them: LanguageModelSettings::Mixer.
 /// @throws std::invalid_argument if the variant or a setting is unknown, or one has a value that is not provided for.
 template <class MixerSettings = AttentionSettings>
@@ -105,7 +106,7 @@ DeltaTransformerSettings<MixerSettings> transformer_settings(const SafetensorsFi
   }
 }
 
-/// The other way: variant and config. @throws std::invalid_argument if the authors' code has no such model.
+/// The inverse of transformer_settings: the metadata `variant` and `config`. @throws std::invalid_argument if the authors' code has no such model.
 template <class MixerSettings>
 Metadata transformer_metadata(const DeltaTransformerSettings<MixerSettings>& settings) {
   const auto* compressor = std::get_if<CompressorSettings>(&settings.compressor);

@@ -27,7 +27,7 @@ using NameMap = std::function<std::string(std::string_view)>;
 
 /// What load_parameters left out: parameters that are not in the file, tensors that are in no parameter.
 struct LoadReport {
-  std::vector<std::string> missing, unexpected;
+  std::vector<std::string> missing, unexpected;  ///< the model's names, and the file's
 };
 
 namespace detail {

@@ -15,19 +15,20 @@
 
 namespace ddl {
 
+/// Settings of a DeltaResNet.
 template <class BlockSettings, int Width = Dynamic, int ValueChannels = Dynamic>
 struct DeltaResNetSettings {
-  Index inputs = 0;
-  Index outputs = 0;
+  Index inputs = 0;                                                     ///< the size of x
+  Index outputs = 0;                                                    ///< the number of logits
   Index width = Width == Dynamic ? 64 : Width;                          ///< d
   Index value_channels = ValueChannels == Dynamic ? 1 : ValueChannels;  ///< m
-  Index depth = 8;  ///< layers; with 0 of them the net is the embedding and the head
-  BlockSettings block = {};
+  Index depth = 8;           ///< layers; with 0 of them the net is the embedding and the head
+  BlockSettings block = {};  ///< of every layer
 };
 
-/// logits = head(norm(readout(X_depth))),  X_{l+1} = layer_l(X_l),  X_0 = embedding(x) as d x m.
+/// A network of Delta residual blocks: logits = head(norm(readout(X_depth))),  X_{l+1} = layer_l(X_l),  X_0 = embedding(x) as d x m.
 ///
-///   x: inputs x N    logits: outputs x N    X: d x (N m)
+///     x: inputs x N    logits: outputs x N    X: d x (N m)
 ///
 /// A net is a value: its gradient is another net (zeros_like). All passes are const; threads may share a net, each with
 /// its own tape. One training step by hand:
@@ -43,21 +44,21 @@ template <class Scalar_, int Width = Dynamic, int ValueChannels = Dynamic,
           class Block = DeltaResidualBlock<Scalar_, Width, ValueChannels>>
 struct DeltaResNet : DeltaStack<Block> {
   using Scalar = Scalar_;
-  using Stack = DeltaStack<Block>;
+  using Stack = DeltaStack<Block>;  ///< the layers, the readout and the norm
   using Settings = DeltaResNetSettings<typename Block::Settings, Width, ValueChannels>;
   using Input = ConstBatchRef<Scalar>;
 
   /// Every buffer of a pass over N samples, from make_tape and sized by the first pass.
   template <int Tokens = Dynamic>
   struct Tape : Stack::template Tape<Tokens> {
-    Matrix<Scalar, Dynamic, Tokens> inputs, logits;
+    Matrix<Scalar, Dynamic, Tokens> inputs, logits;  ///< of the last pass
   };
 
   /// Sequences of samples that are being continued, from make_state. For a net whose parts look at one sample at a time,
   /// the default, it is scratch memory.
   template <int Tokens = Dynamic>
   struct State : Stack::template StackState<Tokens> {
-    Matrix<Scalar, Dynamic, Tokens> inputs, logits;
+    Matrix<Scalar, Dynamic, Tokens> inputs, logits;  ///< of the last pass
 
     static constexpr auto parameters() {
       return std::tuple(parameter("layers", &State::layers), parameter("readout", &State::readout));
@@ -69,9 +70,9 @@ struct DeltaResNet : DeltaStack<Block> {
     }
   };
 
-  Linear<Scalar, Dynamic, times(Width, ValueChannels)> embedding;
-  Linear<Scalar, Width, Dynamic> head;
-  using Stack::layers, Stack::norm, Stack::readout, Stack::width;
+  Linear<Scalar, Dynamic, times(Width, ValueChannels)> embedding;  ///< x to X_0
+  Linear<Scalar, Width, Dynamic> head;                             ///< features to logits
+  using Stack::layers, Stack::norm, Stack::readout, Stack::width;  ///< parts of the Stack
 
   static constexpr auto parameters() {
     return std::tuple(parameter("embedding", &DeltaResNet::embedding), parameter("layers", &Stack::layers),
@@ -80,9 +81,11 @@ struct DeltaResNet : DeltaStack<Block> {
   }
 
   DeltaResNet() = default;
+  /// A net with initial weights, which follow from the seed.
   /// @throws std::invalid_argument if a size or a setting is out of range.
   explicit DeltaResNet(const Settings& settings, std::uint64_t seed = 0)
       : DeltaResNet(settings, Random(seed)) {}
+  /// The same from a generator in any state.
   DeltaResNet(const Settings& settings, Random random) {
     constexpr const char* where = "ddl::DeltaResNet";
     const Index d = settings.width, m = settings.value_channels;
@@ -101,10 +104,10 @@ struct DeltaResNet : DeltaStack<Block> {
     head = {d, settings.outputs, random};
   }
 
-  Index inputs() const noexcept { return embedding.inputs(); }
-  Index outputs() const noexcept { return head.outputs(); }
-  Index value_channels() const noexcept { return width() > 0 ? embedding.outputs() / width() : 0; }
-  Index depth() const noexcept { return static_cast<Index>(layers.size()); }
+  Index inputs() const noexcept { return embedding.inputs(); }  ///< the size of x
+  Index outputs() const noexcept { return head.outputs(); }     ///< the number of logits
+  Index value_channels() const noexcept { return width() > 0 ? embedding.outputs() / width() : 0; }  ///< m
+  Index depth() const noexcept { return static_cast<Index>(layers.size()); }  ///< the number of layers
 
   /// A tape for passes over any number of samples. The first pass over a number of samples allocates its buffers.
   /// @throws std::invalid_argument if the net is empty.
@@ -116,6 +119,7 @@ struct DeltaResNet : DeltaStack<Block> {
     return tape;
   }
 
+  /// The logits of N samples.
   /// @param pass  who runs it; its length is 1 unless the samples are tokens of sequences and a part looks along them.
   /// @return the logits, outputs x N, which live in the tape.
   /// @throws std::invalid_argument if x has the wrong number of rows, or the tape was made for another net.

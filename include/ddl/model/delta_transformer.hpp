@@ -28,33 +28,37 @@ namespace ddl {
 /// The paper's models. vdim1: m = 1. tc, cc: the compressor convolves over tokens, or over value channels. The first
 /// state repeats the embedding in every channel, or with _ec is a convolution over tokens.
 enum class Variant { vdim1, tc, tc_ec, cc, cc_ec };
+/// In the order of the enumeration.
 inline constexpr std::array all_variants = {Variant::vdim1, Variant::tc, Variant::tc_ec, Variant::cc,
                                             Variant::cc_ec};
 
+/// Its name in this enumeration.
 constexpr const char* name_of(Variant variant) noexcept {
   constexpr const char* names[] = {"vdim1", "tc", "tc_ec", "cc", "cc_ec"};
   return names[static_cast<int>(variant)];
 }
 
-/// By default m = 1; settings_of(Variant) gives the paper's models.
+/// Settings of a DeltaTransformer. By default m = 1; settings_of(Variant) gives the paper's models.
 template <class MixerSettings = AttentionSettings>
 struct DeltaTransformerSettings {
-  using Mixer = MixerSettings;
-  Index vocabulary = 256;
-  Index context = 1024;  ///< tokens of the longest sequence
-  Index layers = 12;
-  Index width = 768;
-  Index value_channels = 1;
-  MixerSettings mixer = {};
-  SwiGluSettings mlp = {};
-  std::variant<LinearGateSettings, TanhGateSettings> gate = {};
+  using Mixer = MixerSettings;                                   ///< settings of the token mixer
+  Index vocabulary = 256;                                        ///< the number of tokens there are
+  Index context = 1024;                                          ///< tokens of the longest sequence
+  Index layers = 12;                                             ///< a mixer and an MLP each
+  Index width = 768;                                             ///< d
+  Index value_channels = 1;                                      ///< m
+  MixerSettings mixer = {};                                      ///< of every layer
+  SwiGluSettings mlp = {};                                       ///< of every layer
+  std::variant<LinearGateSettings, TanhGateSettings> gate = {};  ///< of every block
+  /// Of every block.
   std::variant<LinearValueSettings, ConstantValueSettings> value =
       LinearValueSettings{.source = ValueSource::compressed, .sigmoid_scale = 4};
+  /// By which a layer reads its state.
   std::variant<CompressorSettings, TokenConvolutionSettings, ChannelConvolutionSettings> compressor = {};
-  StateExpansionSettings expansion = {};
-  UpdateRule update = UpdateRule::delta;
-  double k_eps = default_k_eps;
-  double norm_eps = 1e-5;
+  StateExpansionSettings expansion = {};  ///< of the embedding
+  UpdateRule update = UpdateRule::delta;  ///< of every block
+  double k_eps = default_k_eps;           ///< inside the root of the directions' normalisation
+  double norm_eps = 1e-5;                 ///< of all norms but a mixer's own
   bool tie_embeddings = true;  ///< the output matrix is the embedding; otherwise a parameter `head`
 };
 
@@ -78,41 +82,47 @@ template <class Scalar_, Sublayer Mixer, Sublayer Mlp, GatePart Gate, ValuePart 
           CompressorPart Compressor_>
 struct TransformerLayer {
   using Scalar = Scalar_;
-  using Compressor = Compressor_;
+  using Compressor = Compressor_;  ///< by which a layer reads its state
+  /// A block around a sublayer.
   template <class SublayerPart>
   using Connection =
       DeltaConnection<Scalar, Dynamic, Dynamic, SublayerPart, Gate, Value, Compressor, RmsNorm<Scalar>>;
-  static constexpr int width_at_compile_time = Dynamic, channels_at_compile_time = Dynamic;
-  static constexpr std::size_t block_count = 2;
+  static constexpr int width_at_compile_time = Dynamic, channels_at_compile_time = Dynamic;  ///< d and m
+  static constexpr std::size_t block_count = 2;  ///< the mixer and the MLP
 
+  /// Settings of both blocks.
   struct Settings {
-    typename Connection<Mixer>::Settings mixer;
-    typename Connection<Mlp>::Settings mlp;
+    typename Connection<Mixer>::Settings mixer;  ///< of the first block
+    typename Connection<Mlp>::Settings mlp;      ///< of the second block
   };
+  /// Of both blocks what a reversible stack keeps.
   template <int Tokens = Dynamic>
   struct Edits {
-    typename Connection<Mixer>::template Edit<Tokens> mixer;
-    typename Connection<Mlp>::template Edit<Tokens> mlp;
+    typename Connection<Mixer>::template Edit<Tokens> mixer;  ///< of the first block
+    typename Connection<Mlp>::template Edit<Tokens> mlp;      ///< of the second block
   };
+  /// Of both blocks what can be computed again from the states.
   template <int Tokens = Dynamic>
   struct Activations {
-    typename Connection<Mixer>::template Activations<Tokens> mixer;
-    typename Connection<Mlp>::template Activations<Tokens> mlp;
+    typename Connection<Mixer>::template Activations<Tokens> mixer;  ///< of the first block
+    typename Connection<Mlp>::template Activations<Tokens> mlp;      ///< of the second block
   };
+  /// Of both blocks what inference remembers of earlier tokens.
   struct State {
     using Scalar = Scalar_;
-    typename Connection<Mixer>::State mixer;
-    typename Connection<Mlp>::State mlp;
+    typename Connection<Mixer>::State mixer;  ///< of the first block
+    typename Connection<Mlp>::State mlp;      ///< of the second block
     static constexpr auto parameters() {
       return std::tuple(parameter("mixer", &State::mixer), parameter("mlp", &State::mlp));
     }
   };
+  /// Scratch memory of backward.
   template <int Tokens = Dynamic>
   using Workspace = DeltaWorkspace<Scalar, Dynamic, Dynamic, Tokens>;
 
-  Compressor compressor;
-  Connection<Mixer> mixer;
-  Connection<Mlp> mlp;
+  Compressor compressor;    ///< by which both blocks read
+  Connection<Mixer> mixer;  ///< the first block
+  Connection<Mlp> mlp;      ///< the second block
 
   static constexpr auto parameters() {
     using L = TransformerLayer;
@@ -121,21 +131,25 @@ struct TransformerLayer {
   }
 
   TransformerLayer() = default;
+  /// @throws std::invalid_argument if a size or a setting is out of range.
   TransformerLayer(Index width, Index channels, const Settings& settings, Random& random)
       : compressor(width, channels, settings.mixer.compressor, random),
         mixer(width, channels, settings.mixer, random),
         mlp(width, channels, settings.mlp, random) {}
 
+  /// See DeltaStack.
   template <class F, class... Values>
   static void for_each_block(F&& f, Values&... values) {
     f(values.mixer...);
     f(values.mlp...);
   }
+  /// See DeltaStack.
   template <class F, class... Values>
   static void for_each_block_reversed(F&& f, Values&... values) {
     f(values.mlp...);
     f(values.mixer...);
   }
+  /// At the start of sequences.
   State make_state(Index sequences, Index capacity, Index rollback = 0) const {
     return {mixer.make_state(compressor, sequences, capacity, rollback),
             mlp.make_state(compressor, sequences, capacity, rollback)};
@@ -144,10 +158,11 @@ struct TransformerLayer {
 
 /// Sequences of tokens, one after the other: of one length, or each of its own, see Pass.
 struct TokenBatch {
-  std::span<const int> tokens;
+  std::span<const int> tokens;          ///< of all sequences
   std::optional<Index> length = {};     ///< all tokens are one sequence by default
   std::span<const Index> offsets = {};  ///< in place of a length: the first tokens of the sequences, and N
 
+  /// The pass over these sequences.
   /// @throws std::invalid_argument if there is a length and offsets.
   Pass pass(const ExecutorRef& executor) const {
     if (length && !offsets.empty())
@@ -157,9 +172,9 @@ struct TokenBatch {
   }
 };
 
-/// logits = H norm(readout(X_L)),  X_{l+1} = layer_l(X_l),  X_0 = expansion(rows of W).
+/// A language model of Delta residual blocks: logits = H norm(readout(X_L)),  X_{l+1} = layer_l(X_l),  X_0 = expansion(rows of W).
 ///
-///   tokens: N    logits: vocabulary x N    X: d x (N m)    W, H: vocabulary x d, the embedding and the head
+///     tokens: N    logits: vocabulary x N    X: d x (N m)    W, H: vocabulary x d, the embedding and the head
 ///
 /// H is W by default (tie_embeddings). `Mixer` is the token mixer of every layer: causal self-attention, or any sublayer;
 /// LanguageModel (model/language_model.hpp) chooses it at run time. A variant of the paper is a choice of parts. A model is
@@ -167,6 +182,7 @@ struct TokenBatch {
 ///
 ///     ddl::DeltaTransformer<float> model({.vocabulary = 256, .layers = 4, .width = 256, .mixer = {.heads = 4}}, seed);
 ///     auto tape = model.make_tape();
+///     auto gradient = ddl::zeros_like(model);
 ///     const auto& logits = model.forward({tokens, 64}, tape);       // sequences of 64 tokens
 ///     model.backward(dlogits, tape, gradient);
 ///
@@ -185,16 +201,16 @@ struct DeltaTransformer
                                   VariantPart<ChannelCompressor<Scalar_>, TokenConvolutionCompressor<Scalar_>,
                                               ChannelConvolutionCompressor<Scalar_>>>> {
   using Scalar = Scalar_;
-  using Stack = typename DeltaTransformer::DeltaStack;
-  using Layer = typename Stack::Layer;
+  using Stack = typename DeltaTransformer::DeltaStack;  ///< the layers, the readout and the norm
+  using Layer = typename Stack::Layer;                  ///< a mixer and an MLP
   using Settings = DeltaTransformerSettings<typename Mixer::Settings>;
 
   /// Every buffer of a pass, from make_tape and sized by the first pass.
   struct Tape : Stack::template Tape<> {
-    std::vector<int> tokens;
+    std::vector<int> tokens;  ///< of the pass
     typename StateExpansion<Scalar>::Tape expansion;
     Matrix<Scalar> embedded, dembedded;  ///< d x N
-    Matrix<Scalar> logits;
+    Matrix<Scalar> logits;               ///< vocabulary x N
   };
 
   /// Sequences that are being continued, from make_state: what every layer remembers of them. A copy is a fork: other
@@ -202,7 +218,7 @@ struct DeltaTransformer
   struct State : Stack::template StackState<> {
     StateOf<StateExpansion<Scalar>> expansion;
     typename StateExpansion<Scalar>::Tape expansion_tape;  ///< scratch memory, as what follows
-    Matrix<Scalar> embedded, logits;
+    Matrix<Scalar> embedded, logits;                       ///< d x N and vocabulary x N
 
     static constexpr auto parameters() {
       return std::tuple(parameter("expansion", &State::expansion), parameter("layers", &State::layers),
@@ -215,10 +231,10 @@ struct DeltaTransformer
     }
   };
 
-  TokenEmbedding<Scalar> embedding;
-  StateExpansion<Scalar> expansion;
-  Linear<Scalar> head;  ///< empty if it is the embedding
-  Settings settings;
+  TokenEmbedding<Scalar> embedding;  ///< W
+  StateExpansion<Scalar> expansion;  ///< from an embedded token to its first state
+  Linear<Scalar> head;               ///< empty if it is the embedding
+  Settings settings;                 ///< what the model was made with
   using Stack::layers, Stack::norm, Stack::readout;
 
   static constexpr auto parameters() {
@@ -229,9 +245,11 @@ struct DeltaTransformer
   }
 
   DeltaTransformer() = default;
+  /// A model with initial weights, which follow from the seed.
   /// @throws std::invalid_argument if a size or a setting is out of range.
   explicit DeltaTransformer(const Settings& settings_, std::uint64_t seed = 0)
       : DeltaTransformer(settings_, Random(seed)) {}
+  /// The same from a generator in any state.
   DeltaTransformer(const Settings& settings_, Random random) : settings(settings_) {
     constexpr const char* where = "ddl::DeltaTransformer";
     const Index d = settings.width, m = settings.value_channels;
@@ -265,9 +283,9 @@ struct DeltaTransformer
     if (!settings.tie_embeddings) head = {d, settings.vocabulary, random, 1, false};
   }
 
-  Index vocabulary() const noexcept { return embedding.vocabulary(); }
-  Index width() const noexcept { return embedding.width(); }
-  Index value_channels() const noexcept { return expansion.value_channels; }
+  Index vocabulary() const noexcept { return embedding.vocabulary(); }  ///< the number of tokens there are
+  Index width() const noexcept { return embedding.width(); }            ///< d
+  Index value_channels() const noexcept { return expansion.value_channels; }  ///< m
 
   /// A tape for passes over any number of tokens. The first pass over a number of tokens allocates its buffers.
   /// @throws std::invalid_argument if the model is empty.
@@ -278,6 +296,7 @@ struct DeltaTransformer
     return tape;
   }
 
+  /// The logits of N tokens.
   /// @return the logits, vocabulary x N, which live in the tape.
   /// @throws std::invalid_argument if a token is not in the vocabulary, a sequence is longer than the context, the
   /// sequences do not fill the batch, or the tape was made for another model.
@@ -353,6 +372,7 @@ struct DeltaTransformer
     return infer_pass(tokens, state,
                       Stack::even_pass(where, state, static_cast<Index>(tokens.size()), executor));
   }
+  /// The same for one token of one sequence.
   const Matrix<Scalar>& infer(int token, State& state, const ExecutorRef& executor = {}) const {
     return infer(std::span(&token, 1), state, executor);
   }

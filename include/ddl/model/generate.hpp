@@ -16,7 +16,8 @@ namespace ddl {
 ///
 ///     auto state = model.make_state();
 ///     ddl::Sampler sampler({.temperature = 0.8});
-///     ddl::generate(model, prompt, state, sampler, random, 200, [](int token) { .. });
+///     ddl::Random random(1);
+///     ddl::generate(model, prompt, state, sampler, random, 200, [](int token) { print(token); });
 ///
 /// @return the number of tokens drawn. @throws std::invalid_argument if the prompt is empty, has a token that is not in
 /// the vocabulary, or does not fit the capacity; the state is left as it was.

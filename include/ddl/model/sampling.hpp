@@ -16,6 +16,7 @@
 
 namespace ddl {
 
+/// Settings of a Sampler.
 struct SamplingSettings {
   double temperature = 1;           ///< of softmax(logits / temperature); 0: the most likely token, always
   std::optional<Index> top_k = {};  ///< sample from the k most likely tokens only
@@ -36,8 +37,9 @@ class Sampler {
     if (settings.top_k) check_positive(where, "top_k", *settings.top_k);
   }
 
-  const SamplingSettings& settings() const noexcept { return settings_; }
+  const SamplingSettings& settings() const noexcept { return settings_; }  ///< as given to the constructor
 
+  /// Draws a token from the logits of all tokens.
   /// @throws std::invalid_argument if there are no logits, one is NaN, or the largest is infinite.
   template <class Derived>
   int operator()(const Eigen::DenseBase<Derived>& logits, Random& random) {

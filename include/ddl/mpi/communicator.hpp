@@ -74,6 +74,7 @@ inline void check_thread_level(const char* where, int level) {
 /// (MPI_Abort), since MPI_Finalize would wait for ranks that wait for this one. Make one, in main.
 class Environment {
  public:
+  /// Calls MPI_Init_thread.
   /// @throws std::invalid_argument if MPI is initialized already, Error if it does not support threads.
   Environment() {
     if (detail::is_initialized())
@@ -133,6 +134,7 @@ class Communicator final : public ddl::Communicator {
   Index rank() const noexcept override { return rank_; }
   Index size() const noexcept override { return size_; }
 
+  /// Sends and receives by MPI_Sendrecv.
   /// @throws std::invalid_argument if there is no such rank, Error if MPI fails or a message has another size than `in`.
   void exchange(Index other, std::span<const std::byte> out, std::span<std::byte> in) override {
     constexpr const char* where = "ddl::mpi::Communicator::exchange";

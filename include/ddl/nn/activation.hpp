@@ -14,6 +14,7 @@ namespace ddl {
 /// gelu: x Phi(x), exact (Hendrycks and Gimpel 2016).   silu: x sigmoid(x).
 enum class Activation { gelu, silu, tanh, relu, sigmoid };
 
+/// Its name in this enumeration.
 constexpr const char* name_of(Activation kind) noexcept {
   constexpr const char* names[] = {"gelu", "silu", "tanh", "relu", "sigmoid"};
   return names[static_cast<int>(kind)];

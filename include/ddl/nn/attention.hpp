@@ -18,13 +18,14 @@
 
 namespace ddl {
 
+/// Settings of CausalSelfAttention.
 struct AttentionSettings {
-  Index heads = 1;
+  Index heads = 1;                     ///< a divisor of the inputs unless head_dim is given
   std::optional<Index> head_dim = {};  ///< the inputs divided by the heads by default
-  double rope_base = 10000;
-  double rope_ratio = 1;  ///< share of a head's dimensions that is rotated, from 0 to 1
-  bool qk_norm = true;
-  double norm_eps = 1e-5;
+  double rope_base = 10000;            ///< of the rotary positions, see RotaryTable
+  double rope_ratio = 1;               ///< share of a head's dimensions that is rotated, from 0 to 1
+  bool qk_norm = true;                 ///< normalise queries and keys, with learned weights
+  double norm_eps = 1e-5;              ///< of these norms
 };
 
 namespace detail {
@@ -76,12 +77,12 @@ struct CausalSelfAttention {
   using Output = ConstBatchRef<Scalar, Out>;
   static constexpr PartKind kind = PartKind::sublayer;
 
-  /// backward overwrites query, key and value with the gradients of W_q c, W_k c and W_v c.
+  /// What backward needs of forward. It overwrites query, key and value with the gradients of W_q c, W_k c and W_v c.
   template <int Tokens = Dynamic>
   struct Tape {
-    RotaryTable<Scalar> rotary;
-    Matrix<Scalar, Dynamic, Tokens> query, key;  ///< rms(rotate(.))
-    Matrix<Scalar, Dynamic, Tokens> value, output, doutput;
+    RotaryTable<Scalar> rotary;                              ///< cosines and sines of the positions
+    Matrix<Scalar, Dynamic, Tokens> query, key;              ///< rms(rotate(.))
+    Matrix<Scalar, Dynamic, Tokens> value, output, doutput;  ///< (heads head_dim) x N
     Matrix<Scalar, Dynamic, Tokens> query_inverse_rms, key_inverse_rms;  ///< heads x N
     Matrix<Scalar, Dynamic, Tokens> log_sum;      ///< heads x N: log of the softmax's denominator
     Matrix<Scalar, Dynamic, Tokens> output_grad;  ///< heads x N: o.do
@@ -92,19 +93,19 @@ struct CausalSelfAttention {
   /// The key-value cache: rms(rotate(k)) and v of the tokens so far, (heads head_dim) x (S capacity).
   struct State {
     using Scalar = Scalar_;
-    Matrix<Scalar> key, value;
+    Matrix<Scalar> key, value;  ///< as described above
     static constexpr auto parameters() {
       return std::tuple(parameter("key", &State::key), parameter("value", &State::value));
     }
   };
 
-  Linear<Scalar, In, Dynamic> c_q, c_k, c_v;
-  Linear<Scalar, Dynamic, Out> c_proj;
-  RmsNorm<Scalar> q_rms, k_rms;  ///< weights of head_dim; empty without qk_norm
-  Index heads = 1;
-  Index head_dim = 0;
-  Index rotated = 0;  ///< dimensions of a head
-  double rope_base = 10000;
+  Linear<Scalar, In, Dynamic> c_q, c_k, c_v;  ///< W_q, W_k and W_v
+  Linear<Scalar, Dynamic, Out> c_proj;        ///< W_p
+  RmsNorm<Scalar> q_rms, k_rms;               ///< weights of head_dim; empty without qk_norm
+  Index heads = 1;                            ///< their number
+  Index head_dim = 0;                         ///< rows of a head's queries, keys and values
+  Index rotated = 0;                          ///< dimensions of a head
+  double rope_base = 10000;                   ///< see RotaryTable
 
   static constexpr auto parameters() {
     using A = CausalSelfAttention;
@@ -137,6 +138,7 @@ struct CausalSelfAttention {
   /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
   void scale_output(Scalar factor) { c_proj.weight *= factor; }
 
+  /// y from c.
   /// @throws std::invalid_argument if a shape does not fit, the sequences do not fill the batch or the pass does not begin
   /// them.
   template <int Tokens>
@@ -156,6 +158,7 @@ struct CausalSelfAttention {
     c_proj.forward(tape.output, y, pass);
   }
 
+  /// Adds to dc and to the gradient's parameters.
   template <int Tokens>
   void backward(const Input& c, const Output&, const Output& dy, BatchRef<Scalar, In> dc, Tape<Tokens>& tape,
                 CausalSelfAttention& gradient, const Pass& pass = {}) const {
@@ -189,6 +192,7 @@ struct CausalSelfAttention {
             Matrix<Scalar>::Zero(inner(), sequences * capacity)};
   }
 
+  /// Nothing to do, see make_state.
   void roll_back(State&, Index) const {}
   /// The columns of forward for the tokens after the first pass.before(s) ones of each sequence s.
   /// @throws std::invalid_argument if a shape does not fit or a sequence would exceed the capacity of the state.

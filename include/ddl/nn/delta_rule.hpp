@@ -19,7 +19,7 @@
 
 namespace ddl {
 
-/// The defaults are those of DeltaNet. Gated DeltaNet adds `decay` and `output_gate`, Gated DeltaProduct also `edits`.
+/// Settings of a DeltaRule. The defaults are those of DeltaNet. Gated DeltaNet adds `decay` and `output_gate`, Gated DeltaProduct also `edits`.
 struct DeltaRuleSettings {
   Index heads = 1;                        ///< of queries and keys
   std::optional<Index> value_heads = {};  ///< a multiple of heads; heads by default
@@ -28,14 +28,14 @@ struct DeltaRuleSettings {
   Index edits = 1;                        ///< per token
   bool negative_eigenvalues = false;      ///< betas in (0, 2) in place of (0, 1)
   bool decay = false;                     ///< a forget gate for each value head
-  bool output_gate = false;
+  bool output_gate = false;               ///< multiply the normalised output by silu(W_g c)
   /// Kernel of the short convolutions. Without one, queries, keys and values are only activated.
   std::optional<Index> convolution = 4;
-  double norm_eps = 1e-5;
+  double norm_eps = 1e-5;                 ///< of o_norm
   UpdateRule update = UpdateRule::delta;  ///< or write_only, the control: X <- X + beta k v^T
 };
 
-/// Per value head h with key head hk, and with n edits a token:
+/// The delta rule over time as a token mixer. Per value head h with key head hk, and with n edits a token:
 ///
 ///     q = unit(silu(conv(W_q c)))_hk          k_i = unit(silu(conv(W_k c)))_(i, hk)      unit(x) = x / sqrt(|x|^2 + 1e-6)
 ///     v_i = silu(conv(W_v c))_(i, h)          beta_i = b sigmoid(w_(i, h).c)             b = 1, or 2
@@ -44,7 +44,7 @@ struct DeltaRuleSettings {
 ///     o = X^T q / sqrt(head_dim)
 ///     y = W_o (o_norm * rms(o) [* silu(W_g c)])                                          with `output_gate`
 ///
-///   c: in x N    y: out x N    X: head_dim x value_dim, zero before a sequence
+///     c: in x N    y: out x N    X: head_dim x value_dim, zero before a sequence
 ///
 /// The state of a sequence has a constant size: `infer` costs the same at every position.
 template <class Scalar_>
@@ -54,19 +54,20 @@ struct DeltaRule {
   using Input = ConstBatchRef<Scalar>;
   static constexpr PartKind kind = PartKind::sublayer;
 
+  /// What a pass keeps for its backward pass, with room for gradients.
   template <int Tokens = Dynamic>
   struct Tape {
-    Matrix<Scalar> q, k, v;  ///< W c, before the convolutions
-    typename ShortConvolution<Scalar>::Tape q_conv1d, k_conv1d, v_conv1d;
+    Matrix<Scalar> q, k, v;                                                ///< W c, before the convolutions
+    typename ShortConvolution<Scalar>::Tape q_conv1d, k_conv1d, v_conv1d;  ///< of the convolutions
     Matrix<Scalar> q_inverse_norm, k_inverse_norm;  ///< one for each head (and edit) and token
     Matrix<Scalar> decay;                           ///< w.c + dt_bias, value_heads x N
-    DeltaScanInputs<Scalar> inputs, dinputs;
-    DeltaScanTape<Scalar> scan;
-    Matrix<Scalar> state, dstate;       ///< of the scan
-    Matrix<Scalar> output;              ///< o
-    Matrix<Scalar> output_inverse_rms;  ///< value_heads x N
-    Matrix<Scalar> gate, dgate;         ///< W_g c
-    Matrix<Scalar> dnorm;               ///< scratch memory of backward
+    DeltaScanInputs<Scalar> inputs, dinputs;        ///< of the scan, and their gradients
+    DeltaScanTape<Scalar> scan;                     ///< what its forward pass saves
+    Matrix<Scalar> state, dstate;                   ///< of the scan
+    Matrix<Scalar> output;                          ///< o
+    Matrix<Scalar> output_inverse_rms;              ///< value_heads x N
+    Matrix<Scalar> gate, dgate;                     ///< W_g c
+    Matrix<Scalar> dnorm;                           ///< scratch memory of backward
     /// What W_o reads, then in backward its gradient, that of o, and those of W_q c, W_k c and W_v c, in turn.
     Vector<Scalar> shared;
     std::vector<Index> offsets;  ///< of the sequences, see Pass
@@ -77,9 +78,9 @@ struct DeltaRule {
   /// columns, and how many of them there are, 1 x S.
   struct State {
     using Scalar = Scalar_;
-    Matrix<Scalar> memory;
-    ConvolutionState<Scalar> q_conv1d, k_conv1d, v_conv1d;
-    Matrix<Scalar> key, beta, error, recent;
+    Matrix<Scalar> memory;                                  ///< X^T of every head and sequence
+    ConvolutionState<Scalar> q_conv1d, k_conv1d, v_conv1d;  ///< their windows
+    Matrix<Scalar> key, beta, error, recent;                ///< of the last R tokens, see above
     static constexpr auto parameters() {
       return std::tuple(parameter("memory", &State::memory), parameter("q_conv1d", &State::q_conv1d),
                         parameter("k_conv1d", &State::k_conv1d), parameter("v_conv1d", &State::v_conv1d),
@@ -88,13 +89,13 @@ struct DeltaRule {
     }
   };
 
-  Linear<Scalar> q_proj, k_proj, v_proj, b_proj, a_proj, g_proj, o_proj;
-  ShortConvolution<Scalar> q_conv1d, k_conv1d, v_conv1d;
-  Vector<Scalar> A_log, dt_bias;
-  RmsNorm<Scalar> o_norm;
-  Index heads = 1, value_heads = 1, head_dim = 0, value_dim = 0, edits = 1;
-  bool negative_eigenvalues = false;
-  UpdateRule update = UpdateRule::delta;
+  Linear<Scalar> q_proj, k_proj, v_proj, b_proj, a_proj, g_proj, o_proj;  ///< the W and w above, or empty
+  ShortConvolution<Scalar> q_conv1d, k_conv1d, v_conv1d;  ///< after the projections of the same letter
+  Vector<Scalar> A_log, dt_bias;  ///< of the decay, one for each value head; empty without it
+  RmsNorm<Scalar> o_norm;         ///< one weight of value_dim for all heads
+  Index heads = 1, value_heads = 1, head_dim = 0, value_dim = 0, edits = 1;  ///< see DeltaRuleSettings
+  bool negative_eigenvalues = false;                                         ///< betas in (0, 2)
+  UpdateRule update = UpdateRule::delta;                                     ///< delta or write_only
 
   static constexpr auto parameters() {
     using D = DeltaRule;
@@ -153,12 +154,14 @@ struct DeltaRule {
     o_proj = {values, out, random, 1, false};
   }
 
-  bool has_decay() const noexcept { return A_log.size() > 0; }
+  bool has_decay() const noexcept { return A_log.size() > 0; }  ///< whether there is a forget gate
+  /// Whether the output is multiplied by silu(W_g c).
   bool has_output_gate() const noexcept { return g_proj.weight.size() > 0; }
 
   /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
   void scale_output(Scalar factor) { o_proj.weight *= factor; }
 
+  /// y from c.
   /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
   template <int Tokens>
   void forward(const Input& c, BatchRef<Scalar> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
@@ -174,6 +177,7 @@ struct DeltaRule {
     project_output(c, y, tape, pass);
   }
 
+  /// Adds to dc and to the gradient's parameters.
   template <int Tokens>
   void backward(const Input& c, const Input&, const Input& dy, BatchRef<Scalar> dc, Tape<Tokens>& tape,
                 DeltaRule& gradient, const Pass& pass = {}) const {
@@ -270,8 +274,9 @@ struct DeltaRule {
   /// Takes back the last tokens of every sequence of a state, as if infer had not seen them: what speculative decoding does
   /// with the tokens that it rejects.
   ///
-  ///     auto state = mixer.make_state(1, 0, 8);       // at most 8 tokens are to be taken back
-  ///     mixer.infer(draft, y, state, tape, pass);     // some tokens of which 3 turn out wrong
+  ///     ddl::DeltaRule<float>::Tape<> tape;
+  ///     auto state = mixer.make_state(1, 0, 8);   // at most 8 tokens are to be taken back
+  ///     mixer.infer(c, y, state, tape, pass);     // some tokens of which 3 turn out wrong
   ///     mixer.roll_back(state, 3);
   ///
   /// X = X' - beta k r^T for each edit, from the last. A token that is taken back cannot be taken back again, and is no

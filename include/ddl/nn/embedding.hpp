@@ -13,13 +13,13 @@
 
 namespace ddl {
 
-/// x_n = row token_n of W;  x: d x N, W: vocabulary x d (PyTorch's shape).
+/// The embedding x_n = row token_n of W;  x: d x N, W: vocabulary x d (PyTorch's shape).
 template <class Scalar_, int Rows = Dynamic>
 struct TokenEmbedding {
   using Scalar = Scalar_;
   using Input = ConstBatchRef<Scalar, Rows>;
 
-  Matrix<Scalar, Dynamic, Rows> weight;
+  Matrix<Scalar, Dynamic, Rows> weight;  ///< W
 
   static constexpr auto parameters() { return std::tuple(parameter("weight", &TokenEmbedding::weight)); }
 
@@ -34,9 +34,10 @@ struct TokenEmbedding {
     random.fill_normal(weight, deviation);
   }
 
-  Index vocabulary() const noexcept { return weight.rows(); }
-  Index width() const noexcept { return weight.cols(); }
+  Index vocabulary() const noexcept { return weight.rows(); }  ///< the number of tokens there are
+  Index width() const noexcept { return weight.cols(); }       ///< the size d of an embedded token
 
+  /// The rows of W that belong to the tokens.
   /// @throws std::invalid_argument if a shape does not fit or a token is not in the vocabulary; nothing is
   /// written then.
   void forward(std::span<const int> tokens, BatchRef<Scalar, Rows> x, const Pass& pass = {}) const {

@@ -13,7 +13,7 @@
 
 namespace ddl {
 
-/// y = W x + b over a batch: x in x N, y out x N, W out x in (PyTorch's shape), b out or absent.
+/// The linear layer y = W x + b over a batch: x in x N, y out x N, W out x in (PyTorch's shape), b out or absent.
 template <class Scalar_, int In = Dynamic, int Out = Dynamic>
 struct Linear {
   using Scalar = Scalar_;
@@ -24,8 +24,8 @@ struct Linear {
   static constexpr bool fits = times(Out, In) != Dynamic &&
                                (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
                                 std::size_t(times(Out, In)) * sizeof(Scalar) <= EIGEN_STACK_ALLOCATION_LIMIT);
-  Matrix<Scalar, fits ? Out : Dynamic, fits ? In : Dynamic> weight;
-  OptionalVector<Scalar, Out> bias;
+  Matrix<Scalar, fits ? Out : Dynamic, fits ? In : Dynamic> weight;  ///< W
+  OptionalVector<Scalar, Out> bias;                                  ///< b, or empty
 
   static constexpr auto parameters() {
     return std::tuple(parameter("weight", &Linear::weight), vector_parameter("bias", &Linear::bias));
@@ -44,9 +44,11 @@ struct Linear {
     if (with_bias) bias.setZero(out);
   }
 
-  Index inputs() const noexcept { return weight.cols(); }
-  Index outputs() const noexcept { return weight.rows(); }
+  Index inputs() const noexcept { return weight.cols(); }   ///< the size of x
+  Index outputs() const noexcept { return weight.rows(); }  ///< the size of y
 
+  /// y = W x + b.
+  /// @throws std::invalid_argument if a shape does not fit.
   void forward(const Input& x, BatchRef<Scalar, Out> y, const Pass& pass = {}) const {
     check_shape("ddl::Linear::forward", "x", x, inputs(), x.cols());
     check_shape("ddl::Linear::forward", "y", y, outputs(), x.cols());

@@ -12,13 +12,14 @@
 
 namespace ddl {
 
+/// Settings of an Mlp.
 struct MlpSettings {
   std::optional<Index> hidden = {};  ///< width of the hidden layers; four times the outputs by default
   Index layers = 2;  ///< linear layers, at least 2; all but the last are followed by the activation
-  Activation activation = Activation::gelu;
+  Activation activation = Activation::gelu;  ///< f
 };
 
-/// y = W_n f( .. f(W_1 x + b_1) .. ) + b_n.   x: in x N, y: out x N, hidden layers h x N.
+/// The perceptron y = W_n f( .. f(W_1 x + b_1) .. ) + b_n.   x: in x N, y: out x N, hidden layers h x N.
 template <class Scalar_, int In = Dynamic, int Hidden = Dynamic, int Out = In>
 struct Mlp {
   using Scalar = Scalar_;
@@ -31,17 +32,18 @@ struct Mlp {
   /// Every hidden layer before and after its activation. backward overwrites `after` with the gradient there.
   template <int Tokens = Dynamic>
   struct Tape {
+    /// W x + b and f of it.
     struct Layer {
-      Matrix<Scalar, Hidden, Tokens> before, after;
+      Matrix<Scalar, Hidden, Tokens> before, after;  ///< h x N
     };
-    Layer first;
-    std::vector<Layer> middle;
+    Layer first;                ///< the only one with two linear layers
+    std::vector<Layer> middle;  ///< the others
   };
 
-  Linear<Scalar, In, Hidden> first;
-  std::vector<Linear<Scalar>> middle;  ///< empty unless there are more than two layers
-  Linear<Scalar, Hidden, Out> last;
-  Activation activation = Activation::gelu;
+  Linear<Scalar, In, Hidden> first;          ///< W_1 and b_1
+  std::vector<Linear<Scalar>> middle;        ///< empty unless there are more than two layers
+  Linear<Scalar, Hidden, Out> last;          ///< W_n and b_n
+  Activation activation = Activation::gelu;  ///< f
 
   static constexpr auto parameters() {
     return std::tuple(parameter("first", &Mlp::first), parameter("middle", &Mlp::middle),
@@ -59,6 +61,8 @@ struct Mlp {
     last = {hidden, out, random};
   }
 
+  /// y from x.
+  /// @throws std::invalid_argument if a shape does not fit.
   template <int Tokens>
   void forward(const Input& x, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
     tape.middle.resize(middle.size());
@@ -69,6 +73,7 @@ struct Mlp {
     last.forward(below->after, y, pass);
   }
 
+  /// Adds to dx and to the gradient's parameters.
   template <int Tokens>
   void backward(const Input& x, const Output&, const Output& dy, BatchRef<Scalar, In> dx, Tape<Tokens>& tape,
                 Mlp& gradient, const Pass& pass = {}) const {

@@ -11,11 +11,12 @@
 
 namespace ddl {
 
+/// Settings of an RmsNorm.
 struct RmsNormSettings {
-  double eps = 1e-5;
+  double eps = 1e-5;  ///< inside the root
 };
 
-/// y = w * x / sqrt(mean(x^2) + eps), per column; x, y: d x N, w: d.
+/// The norm y = w * x / sqrt(mean(x^2) + eps), per column; x, y: d x N, w: d.
 template <class Scalar_, int Rows = Dynamic>
 struct RmsNorm {
   using Scalar = Scalar_;
@@ -24,17 +25,19 @@ struct RmsNorm {
   using Settings = RmsNormSettings;
   static constexpr PartKind kind = PartKind::norm;
 
+  /// What backward needs of forward.
   template <int Tokens = Dynamic>
   struct Tape {
     Matrix<Scalar, 1, Tokens> inverse_rms;  ///< 1 / sqrt(mean(x^2) + eps)
   };
 
-  Vector<Scalar, Rows> weight;
-  double eps = 1e-5;
+  Vector<Scalar, Rows> weight;  ///< w
+  double eps = 1e-5;            ///< inside the root
 
   static constexpr auto parameters() { return std::tuple(vector_parameter("weight", &RmsNorm::weight)); }
 
   RmsNorm() = default;
+  /// The constructor of a part, whose two sizes are one here.
   RmsNorm(Index in, [[maybe_unused]] Index out, const Settings& settings, Random&)
       : RmsNorm(in, settings.eps) {
     eigen_assert(in == out);
@@ -47,6 +50,8 @@ struct RmsNorm {
     weight.setOnes(width);
   }
 
+  /// y from x.
+  /// @throws std::invalid_argument if a shape does not fit.
   template <int Tokens>
   void forward(const Input& x, BatchRef<Scalar, Rows> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
     check_shape("ddl::RmsNorm::forward", "x", x, weight.size(), x.cols());
@@ -84,25 +89,30 @@ struct RmsNorm {
   }
 };
 
-/// No normalisation: y = x.
+/// No norm: y = x.
 template <class Scalar_, int Rows = Dynamic>
 struct NoNorm {
   using Scalar = Scalar_;
   using Input = ConstBatchRef<Scalar, Rows>;
+  /// There are none.
   struct Settings {};
   static constexpr PartKind kind = PartKind::norm;
+  /// Backward needs nothing.
   template <int Tokens = Dynamic>
   struct Tape {};
 
   static constexpr auto parameters() { return std::tuple(); }
 
   NoNorm() = default;
+  /// The constructor of a part.
   NoNorm(Index, Index, const Settings&, Random&) {}
 
+  /// Y = x.
   template <int Tokens>
   void forward(const Input& x, BatchRef<Scalar, Rows> y, Tape<Tokens>&, const Pass& = {}) const {
     y = x;
   }
+  /// Dx += dy.
   template <int Tokens>
   void backward(const Input&, const Input&, const Input& dy, BatchRef<Scalar, Rows> dx, const Tape<Tokens>&,
                 NoNorm&, const Pass& = {}) const {

@@ -50,6 +50,7 @@ namespace ddl {
 ///     compressor   X (d x (N m))  -> x (d x N)
 enum class PartKind { sublayer, gate, value, norm, compressor };
 
+/// A part of a block, of any kind.
 template <class P>
 concept BlockPart = Part<P> && std::copyable<P> && std::default_initializable<P> && requires {
   typename P::Settings;
@@ -69,8 +70,10 @@ concept MapPart =
   part.backward(x, y, y, dx, tape, gradient, pass);
 };
 
+/// Computes the direction kt from the context c.
 template <class P, int Rows = Dynamic>
 concept Sublayer = MapPart<P, PartKind::sublayer, Rows, Rows>;
+/// Computes the context c from what the block reads.
 template <class P, int Rows = Dynamic>
 concept Norm = MapPart<P, PartKind::norm, Rows, Rows>;
 
@@ -101,6 +104,7 @@ struct StateOf<P> {
 
 }  // namespace detail
 
+/// What `infer` of P remembers: P::State, or NoState.
 template <class P>
 using StateOf = typename detail::StateOf<P>::type;
 

@@ -11,21 +11,22 @@
 
 namespace ddl {
 
-/// y_n = silu(a_n),  a_n = sum over t of w_t * x_(n - (K - 1) + t),  x = 0 before a sequence;  a = x without a kernel.
+/// The convolution y_n = silu(a_n),  a_n = sum over t of w_t * x_(n - (K - 1) + t),  x = 0 before a sequence;  a = x without a kernel.
 ///
-///   x, y, a: channels x N    w: channels x K, the newest token last
+///     x, y, a: channels x N    w: channels x K, the newest token last
 template <class Scalar_>
 struct ShortConvolution {
   using Scalar = Scalar_;
   using Input = ConstBatchRef<Scalar>;
-  using State = ConvolutionState<Scalar>;
+  using State = ConvolutionState<Scalar>;  ///< the last tokens of each sequence
 
+  /// Scratch memory.
   struct Tape {
     Matrix<Scalar> windows;  ///< scratch memory of infer
     Matrix<Scalar> dweight;  ///< scratch memory of backward
   };
 
-  Matrix<Scalar> weight;
+  Matrix<Scalar> weight;  ///< w; empty without a kernel
 
   static constexpr auto parameters() { return std::tuple(parameter("weight", &ShortConvolution::weight)); }
 
@@ -39,6 +40,7 @@ struct ShortConvolution {
     random.fill_normal(weight, 1 / std::sqrt(static_cast<double>(*kernel)));
   }
 
+  /// The tape is not used.
   void forward(const Input& x, BatchRef<Scalar> y, Tape&, const Pass& pass = {}) const {
     convolve(x, {pass}, y);
     activate(Activation::silu, y, y, pass.executor);
@@ -58,6 +60,7 @@ struct ShortConvolution {
     gradient.weight += tape.dweight.leftCols(weight.cols());
   }
 
+  /// At the start of sequences.
   /// @param rollback  the most tokens that roll_back is to take back.
   State make_state(Index sequences, Index channels, Index rollback = 0) const {
     return {Matrix<Scalar>::Zero(channels, past(rollback) * sequences), rollback};

@@ -12,11 +12,12 @@
 
 namespace ddl {
 
+/// Settings of a SwiGlu.
 struct SwiGluSettings {
   std::optional<Index> hidden = {};  ///< 8/3 of the inputs, rounded down, by default
 };
 
-/// y = W_p (silu(W_1 x) * W_2 x).   x: in x N, y: out x N, hidden h x N.
+/// The gated perceptron y = W_p (silu(W_1 x) * W_2 x).   x: in x N, y: out x N, hidden h x N.
 template <class Scalar_, int In = Dynamic, int Hidden = Dynamic, int Out = In>
 struct SwiGlu {
   using Scalar = Scalar_;
@@ -26,15 +27,15 @@ struct SwiGlu {
 
   static constexpr PartKind kind = PartKind::sublayer;
 
-  /// backward overwrites all three with their gradients.
+  /// What backward needs of forward. It overwrites all three with their gradients.
   template <int Tokens = Dynamic>
   struct Tape {
     Matrix<Scalar, Hidden, Tokens> gate, linear;  ///< W_1 x and W_2 x
-    Matrix<Scalar, Hidden, Tokens> hidden;
+    Matrix<Scalar, Hidden, Tokens> hidden;        ///< what W_p reads
   };
 
-  Linear<Scalar, In, Hidden> c_fc1, c_fc2;
-  Linear<Scalar, Hidden, Out> c_proj;
+  Linear<Scalar, In, Hidden> c_fc1, c_fc2;  ///< W_1 and W_2
+  Linear<Scalar, Hidden, Out> c_proj;       ///< W_p
 
   static constexpr auto parameters() {
     return std::tuple(parameter("c_fc1", &SwiGlu::c_fc1), parameter("c_fc2", &SwiGlu::c_fc2),
@@ -54,6 +55,8 @@ struct SwiGlu {
   /// Multiplies the output by a factor, as models do that scale their initial weights by depth.
   void scale_output(Scalar factor) { c_proj.weight *= factor; }
 
+  /// y from x.
+  /// @throws std::invalid_argument if a shape does not fit.
   template <int Tokens>
   void forward(const Input& x, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
     const Index hidden = c_fc1.outputs(), N = x.cols();

@@ -14,12 +14,12 @@ namespace ddl {
 /// The state of a causal convolution over tokens: the last K - 1 tokens of each of S sequences, `columns` columns each, and
 /// as many before them as can be taken back.
 ///
-///   history   d x ((K - 1 + rollback) columns S), the newest token of a sequence last; zero before the first
+///     history   d x ((K - 1 + rollback) columns S), the newest token of a sequence last; zero before the first
 template <class Scalar_, int Rows = Dynamic>
 struct ConvolutionState {
   using Scalar = Scalar_;
-  Matrix<Scalar, Rows, Dynamic> history;
-  Index rollback = 0;
+  Matrix<Scalar, Rows, Dynamic> history;  ///< see above
+  Index rollback = 0;                     ///< the tokens of a sequence that can be taken back
 
   static constexpr auto parameters() { return std::tuple(parameter("history", &ConvolutionState::history)); }
 };

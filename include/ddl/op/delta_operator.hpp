@@ -29,6 +29,7 @@ Regime regime_of(const Real& beta_k2) {
                                 : Regime::reflection;
 }
 
+/// Its name in this enumeration.
 constexpr const char* name_of(Regime regime) noexcept {
   constexpr const char* names[] = {"identity", "projection", "reflection", "expansion"};
   return names[static_cast<int>(regime)];
@@ -46,11 +47,11 @@ Real log_abs_one_minus(const Real& x) {
 
 }  // namespace detail
 
-/// A = I - beta k k^H on vectors of size d (k^T for real scalars); the d x d matrix is never formed.
+/// The operator A = I - beta k k^H on vectors of size d (k^T for real scalars); the d x d matrix is never formed.
 ///
-///   shapes     k: d    X, Y: d x m, either storage order    v: m
-///   cost       4 d m flops, one visit of each column; no heap use but for the temporaries named below
-///   spectrum   1 (d - 1 times) and 1 - beta |k|^2, which is also the determinant
+///     shapes     k: d    X, Y: d x m, either storage order    v: m
+///     cost       4 d m flops, one visit of each column; no heap use but for the temporaries named below
+///     spectrum   1 (d - 1 times) and 1 - beta |k|^2, which is also the determinant
 ///
 /// The product A * X is an expression, see OperatorTimes. Everywhere the destination may overlap what is read in any
 /// way. No temporary is needed where they have no memory in common or are one matrix; expressions, and matrices
@@ -66,12 +67,13 @@ class DeltaOperator {
  public:
   using Scalar = Scalar_;
   using AccumScalar = Accum<Scalar>;
-  using Real = RealOf<AccumScalar>;
-  using Direction = Vector<AccumScalar, Rows>;
-  static constexpr int RowsAtCompileTime = Rows;
+  using Real = RealOf<AccumScalar>;               ///< of beta, norms and eigenvalues
+  using Direction = Vector<AccumScalar, Rows>;    ///< of k
+  static constexpr int RowsAtCompileTime = Rows;  ///< d, or Dynamic
+  /// An eigenvalue and its algebraic multiplicity.
   struct Eigenvalue {
-    Real value;
-    Index multiplicity;
+    Real value;          ///< a real number, as the operator is Hermitian
+    Index multiplicity;  ///< d - 1 or 1
   };
 
   /// k = direction / sqrt(|direction|^2 + k_eps^2). The zero direction gives k = 0, the identity.
@@ -97,10 +99,10 @@ class DeltaOperator {
     return op;
   }
 
-  const Direction& direction() const noexcept { return k_; }
-  const Real& beta() const noexcept { return beta_; }
-  Index rows() const noexcept { return k_.size(); }
-  Index cols() const noexcept { return k_.size(); }
+  const Direction& direction() const noexcept { return k_; }  ///< k
+  const Real& beta() const noexcept { return beta_; }         ///< the gate
+  Index rows() const noexcept { return k_.size(); }           ///< d
+  Index cols() const noexcept { return k_.size(); }           ///< d
 
   /// Y = A X. @throws std::invalid_argument if a shape does not fit.
   template <class In, class Out>
@@ -109,6 +111,7 @@ class DeltaOperator {
     detail::with_operand<detail::Overlap::same>(X.derived(), Y,
                                                 [&](const auto& x) { edit(x, Y.derived(), Zero{}); });
   }
+  /// X = A X.
   template <class InOut>
   void apply_in_place(InOut&& X) const {
     static_assert(detail::is_writable<InOut>,
@@ -130,13 +133,14 @@ class DeltaOperator {
       });
     });
   }
+  /// X = A X + beta k v^T.
   template <class InOut, class Value>
   void update_in_place(InOut&& X, const Eigen::MatrixBase<Value>& v) const {
     update(X, v, X);
   }
 
-  DeltaOperator adjoint() const { return *this; }
-  DeltaOperator transpose() const { return as_given(k_.conjugate(), beta_); }
+  DeltaOperator adjoint() const { return *this; }                              ///< A itself: it is Hermitian
+  DeltaOperator transpose() const { return as_given(k_.conjugate(), beta_); }  ///< A itself for real scalars
 
   /// I - beta' k k^H with beta' = beta / (beta |k|^2 - 1): the transpose only where beta |k|^2 is 0 or 2.
   /// @throws std::domain_error where beta |k|^2 is 1 to within rounding: a projection has no inverse.
@@ -153,12 +157,12 @@ class DeltaOperator {
     return power(static_cast<unsigned>(n));
   }
 
-  Real determinant() const { return Real(1) - beta_ * k2_; }
+  Real determinant() const { return Real(1) - beta_ * k2_; }  ///< 1 - beta |k|^2
   /// log |det A|; minus infinity for a projection. Keeps all digits where beta |k|^2 is small.
   Real log_abs_determinant() const { return detail::log_abs_one_minus(Real(beta_ * k2_)); }
   /// 1 on the complement of k, and 1 - beta |k|^2 along it.
   std::array<Eigenvalue, 2> eigenvalues() const { return {{{Real(1), rows() - 1}, {determinant(), 1}}}; }
-  Regime regime() const { return regime_of(Real(beta_ * k2_)); }
+  Regime regime() const { return regime_of(Real(beta_ * k2_)); }  ///< regime_of(beta |k|^2)
 
   /// The d x d matrix, for tests and display.
   Matrix<AccumScalar, Rows, Rows> dense() const {
@@ -232,9 +236,11 @@ class DeltaOperator {
   Real k2_{};
 };
 
+/// The size is that of the direction.
 template <class Derived, class Beta>
 DeltaOperator(const Eigen::MatrixBase<Derived>&, Beta)
     -> DeltaOperator<typename Derived::Scalar, int(Derived::SizeAtCompileTime)>;
+/// The size is that of the direction.
 template <class Derived, class Beta, class Eps>
 DeltaOperator(const Eigen::MatrixBase<Derived>&, Beta, Eps)
     -> DeltaOperator<typename Derived::Scalar, int(Derived::SizeAtCompileTime)>;

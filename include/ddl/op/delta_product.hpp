@@ -11,7 +11,7 @@
 
 namespace ddl {
 
-/// The edits X_i = (I - beta_i k_i k_i^H) X_{i-1} + beta_i k_i v_i^T, i = 1 .. n, as one edit of rank n:
+/// A sequence of n edits as one edit of rank n. With X_i = (I - beta_i k_i k_i^H) X_{i-1} + beta_i k_i v_i^T,
 ///
 ///     X_n = X_0 + K P,   P = D R,   (I + S D) R = V - K^H X_0
 ///
@@ -19,8 +19,8 @@ namespace ddl {
 /// error v_i^T - k_i^H X_{i-1}. The triangular system is solved by forward substitution, no inverse is formed. Two
 /// matrix products and a small solve replace n passes over the state.
 ///
-///   shapes   K: d x n    V: n x m, absent if nothing was written    X, Y: d x m
-///   memory   n (d + n + m) scalars; storage doubles as it fills
+///     shapes   K: d x n    V: n x m, absent if nothing was written    X, Y: d x m
+///     memory   n (d + n + m) scalars; storage doubles as it fills
 ///
 /// With unit directions and beta in [0, 2] no entry of (I + S D)^-1 is larger than 2: entry (i, j) below the diagonal
 /// is -k_i^H A_{i-1} .. A_{j+1} k_j beta_j, and no A expands. The condition then grows at most as n^2, and any number
@@ -32,9 +32,9 @@ class DeltaProduct {
  public:
   using Scalar = Scalar_;
   using AccumScalar = Accum<Scalar>;
-  using Real = RealOf<AccumScalar>;
-  using Operator = DeltaOperator<Scalar, Rows>;
-  static constexpr int RowsAtCompileTime = Rows;
+  using Real = RealOf<AccumScalar>;               ///< of the betas
+  using Operator = DeltaOperator<Scalar, Rows>;   ///< what a product is made of
+  static constexpr int RowsAtCompileTime = Rows;  ///< d, or Dynamic
 
   /// What apply computes on its way and backward needs. Applying with a tape that was used before allocates nothing
   /// for the same n and m, as long as the operands of Eigen's matrix products fit its 128 KiB on the stack.
@@ -59,14 +59,15 @@ class DeltaProduct {
   explicit DeltaProduct(Index rows = Rows == Dynamic ? 0 : Rows)
       : directions_(checked(rows), 0), writes_(0, 0) {}
 
-  Index rows() const noexcept { return directions_.rows(); }
-  Index cols() const noexcept { return directions_.rows(); }
-  Index size() const noexcept { return size_; }
+  Index rows() const noexcept { return directions_.rows(); }  ///< d
+  Index cols() const noexcept { return directions_.rows(); }  ///< d
+  Index size() const noexcept { return size_; }               ///< the number of edits n
   /// True once an edit wrote something; the product is then affine, on states of a fixed number of columns.
   bool writes() const noexcept { return has_writes_; }
 
-  auto directions() const { return directions_.leftCols(size_); }
-  auto betas() const { return betas_.head(size_); }
+  auto directions() const { return directions_.leftCols(size_); }  ///< K, d x n
+  auto betas() const { return betas_.head(size_); }                ///< the gates, n
+  /// V, n x m; rows of zeros where nothing was written.
   auto written() const { return writes_.topRows(size_); }
   /// S, n x n: the inner products k_i^H k_j for j < i; zero elsewhere.
   auto overlaps() const { return overlaps_.topLeftCorner(size_, size_); }
@@ -138,6 +139,7 @@ class DeltaProduct {
       add(x, AccumScalar(1), tape.steps, Y.derived());
     });
   }
+  /// X becomes what apply writes.
   template <class InOut>
   void apply_in_place(InOut&& X) const {
     static_assert(detail::is_writable<InOut>,
@@ -151,6 +153,7 @@ class DeltaProduct {
     Tape tape;
     apply_adjoint(X, Y, tape);
   }
+  /// The same with a tape, so that nothing is allocated.
   template <class In, class Out>
   void apply_adjoint(const Eigen::MatrixBase<In>& X, Out&& Y, Tape& tape) const {
     check_shape("ddl::DeltaProduct", "X", X, rows(), X.cols());
@@ -163,9 +166,9 @@ class DeltaProduct {
 
   /// The adjoint of apply(X, Y, tape), of real scalars.
   ///
-  ///   X          d x m, as it went in
-  ///   dX         d x m: H = dL/dY on entry, dL/dX on return
-  ///   gradient   assigned: dK, dbeta, dV
+  ///     X          d x m, as it went in
+  ///     dX         d x m: H = dL/dY on entry, dL/dX on return
+  ///     gradient   assigned: dK, dbeta, dV
   ///
   /// With W = dL/dR and N the strictly lower part of W P^T:
   ///
@@ -246,6 +249,7 @@ class DeltaProduct {
   DeltaProduct adjoint() const {
     return reversed([](const Operator& op) { return op.adjoint(); });
   }
+  /// (A_n .. A_1)^T. Writes are left out.
   DeltaProduct transpose() const {
     return reversed([](const Operator& op) { return op.transpose(); });
   }

@@ -2,6 +2,7 @@
 /// @file  The delta rule over time: T edits of the state of every head of every sequence, one after the
 /// other, with an output after each token; its adjoint, inference from a given state, and the way back.
 /// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet), Siems et al. 2025 (DeltaProduct).
+///
 /// For every head of every sequence, with the state X (d x m) and a_t = e^{g_t}, token t does
 ///
 ///     X <- a_t X                         once,
@@ -94,15 +95,15 @@ void take_back(const ScanSizes& s, std::span<const Index> offsets, const Inputs&
 
 }  // namespace detail
 
-/// The scan.
+/// The scan: all tokens of all sequences, from the first to the last.
 ///
-///   offsets  the first tokens of the S sequences, and N: S + 1 ascending numbers from 0; sequences may be empty
-///   inputs   see DeltaScanInputs
-///   state    m x (S value_heads d): columns (s value_heads + h) d .. are the transposed state X^T of head h of
-///            sequence s; initial on entry, final on return
-///   output   (value_heads m) x N
-///   tape     what delta_scan_backward needs: m numbers an edit and head, and the final states. With decay, or
-///            where beta |k|^2 leaves [0, 2], one state for each `chunk` edits is added.
+///     offsets  the first tokens of the S sequences, and N: S + 1 ascending numbers from 0; sequences may be empty
+///     inputs   see DeltaScanInputs
+///     state    m x (S value_heads d): columns (s value_heads + h) d .. are the transposed state X^T of head h of
+///              sequence s; initial on entry, final on return
+///     output   (value_heads m) x N
+///     tape     what delta_scan_backward needs: m numbers an edit and head, and the final states. With decay, or
+///              where beta |k|^2 leaves [0, 2], one state for each `chunk` edits is added.
 ///
 /// Keys need not be of unit length. The result has the same bits on any number of threads.
 /// @throws std::invalid_argument if a setting or a shape does not fit, or a log_decay is above 0.
@@ -125,10 +126,10 @@ void delta_scan_infer(const DeltaScanSettings& settings, std::span<const Index> 
 
 /// The adjoint of delta_scan_forward.
 ///
-///   tape      of that forward pass, used up
-///   doutput   (value_heads m) x N
-///   dstate    as state: dL/d(final state) on entry, dL/d(initial state) on return
-///   gradient  of the inputs, assigned
+///     tape      of that forward pass, used up
+///     doutput   (value_heads m) x N
+///     dstate    as state: dL/d(final state) on entry, dL/d(initial state) on return
+///     gradient  of the inputs, assigned
 ///
 /// Rounding errors of a state that is taken back from a later one are those of the largest state between.
 /// @throws std::invalid_argument if a setting or a shape does not fit, or the tape is used up.
@@ -155,8 +156,8 @@ void delta_scan_backward(const DeltaScanSettings& settings, std::span<const Inde
 /// Takes back the last `tokens` tokens of every sequence, as if they had not been seen: what speculative
 /// decoding does with the tokens that it rejects. Without decay only, whose division would lose digits.
 ///
-///   inputs, tape  of the forward pass that led to `state`
-///   state         after that pass on entry, before those tokens on return
+///     inputs, tape  of the forward pass that led to `state`
+///     state         after that pass on entry, before those tokens on return
 ///
 /// @throws std::invalid_argument if there is decay, a sequence is shorter, a shape does not fit or the tape
 /// is used up.

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 /// @file  The scan of delta-rule edits over time by chunks of C edits, as matrix products, and its adjoint.
 /// @source Compact WY, as in DeltaProduct: Yang et al. 2024 (DeltaNet), with decay Yang et al. 2025 (Gated
-/// DeltaNet). In a chunk with keys K = [k_1 .. k_C], queries Q (of the tokens that end in the chunk), D =
-/// diag(beta), G_i = g_1 + .. + g_i,
+/// DeltaNet).
+///
+/// In a chunk with keys K = [k_1 .. k_C], queries Q (of the tokens that end in the chunk), D = diag(beta), G_i = g_1 + .. +
+/// g_i,
 ///
 ///     a_i = e^{G_i}                             c_j = e^{G_C - G_j}
 ///     L_ij = k_i.k_j e^{G_i - G_j}, j < i       M_ij = q_i.k_j e^{G_i - G_j}, j <= i

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /// @file  The scan of delta-rule edits over time, one edit after the other, and its adjoint.
-/// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet). With a = e^g, the state X (d x m),
-/// x_i its rows, the forward pass of an edit is
+/// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet).
+///
+/// With a = e^g, the state X (d x m), x_i its rows, the forward pass of an edit is
 ///
 ///     r = v - a u,   p = beta r                          u = X^T k, left by the sweep of the edit before
 ///     x_i <- a x_i + k_i p                               one sweep over the rows, which also gives

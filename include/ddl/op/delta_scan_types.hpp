@@ -20,24 +20,27 @@
 namespace ddl {
 
 /// Which key head a value head reads where there are more value heads than key heads.
-///   blocks  value head h reads key head h div ratio (flash-linear-attention, Qwen3-Next)
-///   cyclic  value head h reads key head h mod key_heads (ggml)
+///
+///     blocks  value head h reads key head h div ratio (flash-linear-attention, Qwen3-Next)
+///     cyclic  value head h reads key head h mod key_heads (ggml)
 enum class HeadMap { blocks, cyclic };
 
 /// Which formulation computes a scan. Both give the same numbers but for rounding, and either may go back
 /// from what the other saved.
-///   automatic  what was measured to be faster for the head's size
-///   recurrent  one edit after the other, for any inputs
-///   chunked    matrix products over chunks of edits (compact WY)
+///
+///     automatic  what was measured to be faster for the head's size
+///     recurrent  one edit after the other, for any inputs
+///     chunked    matrix products over chunks of edits (compact WY)
 enum class ScanKernel { automatic, recurrent, chunked };
 
+/// Settings of delta_scan_forward and its relatives.
 struct DeltaScanSettings {
-  Index key_heads = 1;                    ///< of queries and keys
-  std::optional<Index> value_heads = {};  ///< of values, betas, decays and states; absent: key_heads
-  HeadMap head_map = HeadMap::blocks;
-  Index edits = 1;                          ///< per token: decay before the first, output after the last
-  std::optional<double> output_scale = {};  ///< absent: 1 / sqrt(d)
-  ScanKernel kernel = ScanKernel::automatic;
+  Index key_heads = 1;                        ///< of queries and keys
+  std::optional<Index> value_heads = {};      ///< of values, betas, decays and states; absent: key_heads
+  HeadMap head_map = HeadMap::blocks;         ///< if there are more value heads than key heads
+  Index edits = 1;                            ///< per token: decay before the first, output after the last
+  std::optional<double> output_scale = {};    ///< absent: 1 / sqrt(d)
+  ScanKernel kernel = ScanKernel::automatic;  ///< which formulation computes the scan
   Index chunk = 32;  ///< edits between stored states, and in a chunk of the chunked kernel
   UpdateRule update = UpdateRule::delta;  ///< or write_only, a control that the recurrent kernel computes
 };
@@ -61,6 +64,7 @@ struct DeltaScanInputs {
                       parameter("beta", &I::beta), parameter("log_decay", &I::log_decay));
   }
 
+  /// Whether the states are multiplied by e^log_decay.
   bool has_decay() const noexcept { return log_decay.size() > 0; }
   /// Takes the sizes of other inputs. Entries are not set.
   void resize_like(const DeltaScanInputs& other) {

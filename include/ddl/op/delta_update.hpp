@@ -35,6 +35,7 @@ namespace ddl {
 ///     additive     Y = X + kt 1^T               a control: a plain residual connection, without gate and value
 enum class UpdateRule { delta, write_only, additive };
 
+/// Its name in this enumeration.
 constexpr const char* name_of(UpdateRule rule) noexcept {
   constexpr const char* names[] = {"delta", "write_only", "additive"};
   return names[static_cast<int>(rule)];
@@ -51,6 +52,7 @@ struct EditInputs {
   Matrix<AccumScalar, 1, Tokens> beta;      ///< the gate, 1 x N
   Matrix<AccumScalar, Cols, Tokens> value;  ///< v, m x N
 
+  /// For `tokens` states of rows x cols. Entries are not set.
   void resize(Index rows, Index cols, Index tokens) {
     direction.resize(rows, tokens);
     beta.resize(1, tokens);
@@ -303,9 +305,9 @@ EIGEN_STRONG_INLINE void for_groups(Index m, F&& f) {
 
 /// Y = the update of X; Y may be X.
 ///
-///   X, Y       d x (N m)
-///   inputs     kt d x N, beta 1 x N, v m x N
-///   tape       assigned
+///     X, Y       d x (N m)
+///     inputs     kt d x N, beta 1 x N, v m x N
+///     tape       assigned
 ///
 /// @throws std::invalid_argument if a shape does not fit.
 template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
@@ -446,9 +448,9 @@ void delta_update_backward(UpdateRule rule, States& X, const EditInputs<Scalar, 
 
 /// The adjoint of delta_update_forward.
 ///
-///   X          d x (N m), the states that went in
-///   dX         d x (N m): dL/dY on entry, dL/dX on return
-///   gradient   dL/dkt, dL/dbeta, dL/dv, assigned
+///     X          d x (N m), the states that went in
+///     dX         d x (N m): dL/dY on entry, dL/dX on return
+///     gradient   dL/dkt, dL/dbeta, dL/dv, assigned
 ///
 /// @throws std::invalid_argument if a shape does not fit.
 template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>

@@ -114,12 +114,14 @@ auto operator*(A&&, X&& x) {
   return x.matrix().eval();
 }
 
+/// The product A X that operator* returns: an expression of Eigen.
 template <class Operator, class Rhs>
 class OperatorTimes : public Eigen::MatrixBase<OperatorTimes<Operator, Rhs>> {
  public:
-  using Base = Eigen::MatrixBase<OperatorTimes>;
+  using Base = Eigen::MatrixBase<OperatorTimes>;  ///< what Eigen's macros ask for
   EIGEN_DENSE_PUBLIC_INTERFACE(OperatorTimes)
 
+  /// Made by operator*.
   template <class A, class X>
   OperatorTimes(A&& op, X&& x) : op_(std::forward<A>(op)), X_(std::forward<X>(x)) {
     using Op = std::remove_cvref_t<Operator>;
@@ -131,8 +133,8 @@ class OperatorTimes : public Eigen::MatrixBase<OperatorTimes<Operator, Rhs>> {
                   "ddl: the state's rows differ from the operator's");
     check_shape("ddl::operator*", "the right-hand side", X_, op_.cols(), X_.cols());
   }
-  Index rows() const noexcept { return X_.rows(); }
-  Index cols() const noexcept { return X_.cols(); }
+  Index rows() const noexcept { return X_.rows(); }  ///< those of X
+  Index cols() const noexcept { return X_.cols(); }  ///< those of X
 
   /// What assignments call. Where X's memory is not known, Y must not be a part of it.
   template <class Out>

@@ -17,22 +17,23 @@
 
 namespace ddl {
 
+/// Settings of a DeltaConnection or a DeltaResidualBlock: those of its parts, and its own.
 template <class Sublayer, class Gate, class Value, class Compressor, class Norm>
 struct BlockSettings {
-  typename Sublayer::Settings sublayer = {};
-  typename Gate::Settings gate = {};
-  typename Value::Settings value = {};
-  typename Compressor::Settings compressor = {};
-  typename Norm::Settings norm = {};
-  UpdateRule update = UpdateRule::delta;
-  double k_eps = default_k_eps;
+  typename Sublayer::Settings sublayer = {};      ///< of the direction
+  typename Gate::Settings gate = {};              ///< of beta
+  typename Value::Settings value = {};            ///< of v
+  typename Compressor::Settings compressor = {};  ///< of the part that reads the state
+  typename Norm::Settings norm = {};              ///< of the context
+  UpdateRule update = UpdateRule::delta;          ///< which edit it makes
+  double k_eps = default_k_eps;                   ///< inside the root of the direction's normalisation
 };
 
 /// Scratch memory of backward, shared by any number of connections.
 template <class Scalar, int Width, int ValueChannels, int Tokens>
 struct DeltaWorkspace {
-  EditInputs<Scalar, Width, ValueChannels, Tokens> gradient;
-  Matrix<Scalar, Width, Tokens> dcontext, dcompressed;
+  EditInputs<Scalar, Width, ValueChannels, Tokens> gradient;  ///< of the edits' inputs
+  Matrix<Scalar, Width, Tokens> dcontext, dcompressed;        ///< of c and of x
 };
 
 /// The residual connection around a sublayer, for N states X of d x m at once, given the compressor by which it reads:
@@ -40,7 +41,7 @@ struct DeltaWorkspace {
 ///     x = compress(X),  c = norm(x),  kt = sublayer(c),  beta = gate(c),  v = value(c or x)
 ///     Y = X + beta k (v - X^T k)^T,   k = kt / sqrt(|kt|^2 + k_eps^2)
 ///
-///   X, Y, dX   d x (N m)
+///     X, Y, dX   d x (N m)
 ///
 /// Several connections of a layer may share a compressor; DeltaResidualBlock is one connection with its own. Under the
 /// additive rule, Y = X + kt 1^T, there is no gate and no value.
@@ -49,28 +50,29 @@ template <class Scalar_, int Width, int ValueChannels, Sublayer<Width> SublayerP
 struct DeltaConnection {
   static_assert(std::is_floating_point_v<Scalar_>, "ddl: blocks compute in float, double or long double");
   using Scalar = Scalar_;
-  using Compressor = Compressor_;
+  using Compressor = Compressor_;  ///< the part that reads the state
   using Settings = BlockSettings<SublayerPart, Gate, Value, Compressor, NormPart>;
   using Input = ConstBatchRef<Scalar, Width>;
-  using BatchState = BatchRef<Scalar, Width>;
-  static constexpr int width_at_compile_time = Width, channels_at_compile_time = ValueChannels;
+  using BatchState = BatchRef<Scalar, Width>;  ///< states that a pass writes to
+  static constexpr int width_at_compile_time = Width, channels_at_compile_time = ValueChannels;  ///< d and m
 
   /// The edits of a pass: what a reversible stack keeps of each layer.
   template <int Tokens = Dynamic>
   struct Edit {
-    EditInputs<Scalar, Width, ValueChannels, Tokens> inputs;
-    EditTape<Scalar, Width, ValueChannels, Tokens> tape;
+    EditInputs<Scalar, Width, ValueChannels, Tokens> inputs;  ///< kt, beta and v
+    EditTape<Scalar, Width, ValueChannels, Tokens> tape;      ///< of the delta update
   };
   /// The tapes of the parts: what can be computed again from the states.
   template <int Tokens = Dynamic>
   struct Activations {
     typename Compressor::template Tape<Tokens> compressor;
     typename NormPart::template Tape<Tokens> norm;
-    Matrix<Scalar, Width, Tokens> context;
+    Matrix<Scalar, Width, Tokens> context;  ///< c
     typename SublayerPart::template Tape<Tokens> sublayer;
     typename Gate::template Tape<Tokens> gate;
     typename Value::template Tape<Tokens> value;
   };
+  /// Scratch memory of backward.
   template <int Tokens = Dynamic>
   using Workspace = DeltaWorkspace<Scalar, Width, ValueChannels, Tokens>;
   /// What `infer` remembers of earlier tokens.
@@ -83,14 +85,14 @@ struct DeltaConnection {
     }
   };
 
-  NormPart norm;
-  SublayerPart sublayer;
-  std::optional<Gate> gate;
-  std::optional<Value> value;
-  UpdateRule update = UpdateRule::delta;
-  double k_eps = default_k_eps;
-  Moving<Index> width;  ///< 0 without weights
-  Index value_channels = 1;
+  NormPart norm;                          ///< computes c
+  SublayerPart sublayer;                  ///< computes kt
+  std::optional<Gate> gate;               ///< computes beta; none under the additive rule
+  std::optional<Value> value;             ///< computes v; none under the additive rule
+  UpdateRule update = UpdateRule::delta;  ///< which edit it makes
+  double k_eps = default_k_eps;           ///< inside the root of the direction's normalisation
+  Moving<Index> width;                    ///< 0 without weights
+  Index value_channels = 1;               ///< m
 
   static constexpr auto parameters() {
     using C = DeltaConnection;
@@ -132,6 +134,7 @@ struct DeltaConnection {
     delta_update_forward(update, X, edit.inputs, edit.tape, Y, k_eps, pass.executor);
   }
 
+  /// At the start of sequences. @throws std::invalid_argument as ddl::make_state does.
   State make_state(const Compressor& compressor, Index sequences, Index capacity, Index rollback = 0) const {
     return {ddl::make_state(compressor, sequences, capacity, rollback),
             ddl::make_state(sublayer, sequences, capacity, rollback)};
@@ -208,7 +211,8 @@ struct DeltaConnection {
 ///
 ///     ddl::Random random(1);
 ///     ddl::DeltaResidualBlock<float, 64, 4> block(64, 4, {}, random);
-///     auto tape = block.make_tape<1>();
+///     auto tape = block.make_tape();
+///     auto gradient = ddl::zeros_like(block);
 ///     block.forward(X, Y, tape);
 ///     block.backward(X, dY, tape, gradient);      // dY becomes dX
 ///
@@ -223,24 +227,26 @@ template <class Scalar_, int Width = Dynamic, int ValueChannels = Dynamic,
           Norm<Width> NormPart = RmsNorm<Scalar_, Width>>
 struct DeltaResidualBlock
     : DeltaConnection<Scalar_, Width, ValueChannels, SublayerPart, Gate, Value, Compressor_, NormPart> {
+  /// The block without its compressor.
   using Connection =
       DeltaConnection<Scalar_, Width, ValueChannels, SublayerPart, Gate, Value, Compressor_, NormPart>;
   using Scalar = Scalar_;
-  using typename Connection::BatchState;
-  using typename Connection::Compressor;
+  using typename Connection::BatchState;  ///< of the connection
+  using typename Connection::Compressor;  ///< of the connection
   using typename Connection::Input;
   using typename Connection::Settings;
   using typename Connection::State;
 
+  /// What a pass keeps for its backward pass, from make_tape.
   template <int Tokens = Dynamic>
   struct Tape {
-    typename Connection::template Edit<Tokens> edit;
-    typename Connection::template Activations<Tokens> activations;
-    typename Connection::template Workspace<Tokens> workspace;
-    TapeUse use;
+    typename Connection::template Edit<Tokens> edit;                ///< kt, beta, v and what the update saves
+    typename Connection::template Activations<Tokens> activations;  ///< of the parts
+    typename Connection::template Workspace<Tokens> workspace;      ///< scratch memory of backward
+    TapeUse use;  ///< whether a forward pass waits for its backward pass
   };
 
-  Compressor compressor;
+  Compressor compressor;  ///< by which the block reads its state
 
   static constexpr auto parameters() {
     return std::tuple_cat(std::tuple(parameter("compressor", &DeltaResidualBlock::compressor)),
@@ -253,6 +259,7 @@ struct DeltaResidualBlock
       : Connection(width_, channels, settings, random),
         compressor(width_, channels, settings.compressor, random) {}
 
+  /// A tape for passes over any number of samples. @throws std::invalid_argument if the block is empty.
   template <int Tokens = Dynamic>
   Tape<Tokens> make_tape() const {
     TapeUse::check_model("ddl::DeltaResidualBlock::make_tape", sizes());
@@ -291,17 +298,20 @@ struct DeltaResidualBlock
   }
 
   // A layer of one block: see residual/stack.hpp.
-  static constexpr std::size_t block_count = 1;
+  static constexpr std::size_t block_count = 1;  ///< layers of several blocks have more
   template <int Tokens = Dynamic>
-  using Edits = typename Connection::template Edit<Tokens>;
+  using Edits = typename Connection::template Edit<Tokens>;  ///< what a reversible stack keeps of a layer
+  /// f(block, values...).
   template <class F, class... Values>
   static void for_each_block(F&& f, const DeltaResidualBlock& block, Values&... values) {
     f(static_cast<const Connection&>(block), values...);
   }
+  /// f(block, values...).
   template <class F, class... Values>
   static void for_each_block_reversed(F&& f, const DeltaResidualBlock& block, Values&... values) {
     f(static_cast<const Connection&>(block), values...);
   }
+  /// At the start of sequences. @throws std::invalid_argument as ddl::make_state does.
   State make_state(Index sequences, Index capacity, Index rollback = 0) const {
     return Connection::make_state(compressor, sequences, capacity, rollback);
   }

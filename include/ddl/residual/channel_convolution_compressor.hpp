@@ -11,14 +11,15 @@
 
 namespace ddl {
 
+/// Settings of a ChannelConvolutionCompressor.
 struct ChannelConvolutionSettings {
   std::optional<Index> kernel = {};  ///< value channels; all of them by default
 };
 
-/// x_i = sum over j of read_j sum over t of w_it X_i(j + t - l),  l = (K - 1) / 2 rounded down,  X = 0 beside its
+/// The compressor x_i = sum over j of read_j sum over t of w_it X_i(j + t - l),  l = (K - 1) / 2 rounded down,  X = 0 beside its
 /// m channels: as the authors' code has it.
 ///
-///   X: d x (N m)    x: d x N    w: d x K    read: m
+///     X: d x (N m)    x: d x N    w: d x K    read: m
 ///
 /// All of it is linear and no token sees another, so that one effective weight of d x m does the work. It starts
 /// at the mean over the channels.
@@ -30,15 +31,16 @@ struct ChannelConvolutionCompressor {
 
   static constexpr PartKind kind = PartKind::compressor;
 
+  /// What backward needs of forward.
   template <int Tokens = Dynamic>
   struct Tape {
-    Matrix<Scalar, Rows, Tokens> x;
+    Matrix<Scalar, Rows, Tokens> x;      ///< d x N
     Matrix<Scalar, Rows, Cols> mix;      ///< the effective weight
     Matrix<Scalar, Rows, Dynamic> dmix;  ///< its gradient, and room to sum it up
   };
 
-  Matrix<Scalar, Rows, Dynamic> weight;
-  Vector<Scalar, Cols> read;
+  Matrix<Scalar, Rows, Dynamic> weight;  ///< w
+  Vector<Scalar, Cols> read;             ///< one number for each channel
 
   static constexpr auto parameters() {
     return std::tuple(parameter("weight", &ChannelConvolutionCompressor::weight),
@@ -57,6 +59,7 @@ struct ChannelConvolutionCompressor {
     read.setConstant(channels, Scalar(1) / Scalar(channels));
   }
 
+  /// x from X.
   /// @return x, a view of the tape.
   template <int Tokens>
   Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {
@@ -73,6 +76,7 @@ struct ChannelConvolutionCompressor {
     return tape.x;
   }
 
+  /// Adds to dX and to the gradient's parameters.
   template <int Tokens>
   void backward(const Input& X, const Input& dx, BatchRef<Scalar, Rows> dX, Tape<Tokens>& tape,
                 ChannelConvolutionCompressor& gradient, const Pass& pass = {}) const {

@@ -17,26 +17,30 @@ namespace ddl {
 ///     void backward(X, dx, dX, Tape&, Compressor& gradient, const Pass&) const;     adds to dX
 ///     ConstBatchRef<Scalar> infer(X, State&, Tape&, const Pass&) const;             if it has a State
 template <class C, int Rows = Dynamic>
-concept CompressorPart = BlockPart<C> && (C::kind == PartKind::compressor) &&
-    std::constructible_from<C, Index, Index, const typename C::Settings&, Random&> &&
-    requires(const C& part, C& gradient, const Matrix<typename C::Scalar, Rows>& in,
-             Matrix<typename C::Scalar, Rows>& out, typename C::template Tape<Dynamic>& tape, const Pass& pass) {
+concept CompressorPart =
+    BlockPart<C> &&(C::kind == PartKind::compressor) &&
+    std::constructible_from<C, Index, Index, const typename C::Settings&, Random&>&& requires(
+        const C& part, C& gradient, const Matrix<typename C::Scalar, Rows>& in,
+        Matrix<typename C::Scalar, Rows>& out, typename C::template Tape<Dynamic>& tape, const Pass& pass) {
   { part.forward(in, tape, pass) } -> std::convertible_to<ConstBatchRef<typename C::Scalar, Rows>>;
   { part.output(in, tape) } -> std::convertible_to<ConstBatchRef<typename C::Scalar, Rows>>;
   part.backward(in, in, out, tape, gradient, pass);
 };
 
-/// identity      x = X, for m = 1
-/// mean          x = X 1 / m
-/// channel_mix   x_i = sum_j w_ij X_ij, learned, starting at the mean
-/// automatic     identity for m = 1, channel_mix otherwise
+/// How a ChannelCompressor makes one vector of m.
+///
+///     identity      x = X, for m = 1
+///     mean          x = X 1 / m
+///     channel_mix   x_i = sum_j w_ij X_ij, learned, starting at the mean
+///     automatic     identity for m = 1, channel_mix otherwise
 enum class Compression { automatic, identity, mean, channel_mix };
 
+/// Settings of a ChannelCompressor.
 struct CompressorSettings {
-  Compression compression = Compression::automatic;
+  Compression compression = Compression::automatic;  ///< how the channels become one vector
 };
 
-/// X: d x (N m) -> x: d x N.
+/// A weighted sum of the value channels, see Compression.   X: d x (N m), x: d x N.
 template <class Scalar_, int Rows = Dynamic, int Cols = Dynamic>
 struct ChannelCompressor {
   using Scalar = Scalar_;
@@ -48,13 +52,13 @@ struct ChannelCompressor {
   /// The compressed vectors; empty for the identity, which returns the state itself.
   template <int Tokens = Dynamic>
   struct Tape {
-    Matrix<Scalar, Rows, Tokens> x;
+    Matrix<Scalar, Rows, Tokens> x;  ///< d x N
   };
 
-  OptionalMatrix<Scalar, Rows, Cols> weight;  ///< d x m, channel_mix only
-  Compression compression = Compression::identity;
-  Index width = 0;
-  Index value_channels = 1;
+  OptionalMatrix<Scalar, Rows, Cols> weight;        ///< d x m, channel_mix only
+  Compression compression = Compression::identity;  ///< never automatic
+  Index width = 0;                                  ///< d
+  Index value_channels = 1;                         ///< m
 
   static constexpr auto parameters() { return std::tuple(parameter("weight", &ChannelCompressor::weight)); }
 
@@ -71,6 +75,7 @@ struct ChannelCompressor {
       weight.setConstant(width, channels, Scalar(1) / Scalar(channels));
   }
 
+  /// x from X.
   /// @return x: the state itself for the identity, a view of the tape otherwise.
   template <int Tokens>
   Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {

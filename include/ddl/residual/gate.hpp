@@ -14,6 +14,7 @@
 
 namespace ddl {
 
+/// Computes beta from the context c.
 template <class P, int Rows = Dynamic>
 concept GatePart = MapPart<P, PartKind::gate, Rows, 1>;
 
@@ -41,11 +42,12 @@ void two_sigmoid_backward(const Eigen::MatrixBase<Beta>& beta, Eigen::MatrixBase
 
 }  // namespace detail
 
+/// Settings of a LinearGate.
 struct LinearGateSettings {
   double beta0 = 1;  ///< initial beta, in (0, 2)
 };
 
-/// logit = w.c + b.
+/// The gate beta = 2 sigmoid(w.c + b).
 template <class Scalar_, int Rows = Dynamic>
 struct LinearGate {
   using Scalar = Scalar_;
@@ -53,10 +55,11 @@ struct LinearGate {
   using Input = ConstBatchRef<Scalar, Rows>;
   using Output = ConstBatchRef<Scalar, 1>;
   static constexpr PartKind kind = PartKind::gate;
+  /// Backward needs beta alone.
   template <int Tokens = Dynamic>
   struct Tape {};
 
-  Linear<Scalar, Rows, 1> out;
+  Linear<Scalar, Rows, 1> out;  ///< w and b
 
   static constexpr auto parameters() { return std::tuple(parameter("out", &LinearGate::out)); }
 
@@ -67,6 +70,7 @@ struct LinearGate {
     out.bias[0] = detail::gate_bias<Scalar>(settings.beta0);
   }
 
+  /// Beta = 2 sigmoid(logit).
   template <int Tokens>
   void forward(const Input& c, BatchRef<Scalar, 1> beta, Tape<Tokens>&, const Pass& pass = {}) const {
     out.forward(c, beta, pass);
@@ -81,12 +85,13 @@ struct LinearGate {
   }
 };
 
+/// Settings of a TanhGate.
 struct TanhGateSettings {
   double beta0 = 1;                  ///< initial beta, in (0, 2)
   std::optional<Index> hidden = {};  ///< a quarter of the width, at least 1, by default
 };
 
-/// logit = w2.tanh(W1 c) + b2.
+/// The gate beta = 2 sigmoid(w2.tanh(W1 c) + b2).
 template <class Scalar_, int Rows = Dynamic, int Hidden = Dynamic>
 struct TanhGate {
   using Scalar = Scalar_;
@@ -94,19 +99,21 @@ struct TanhGate {
   using Input = ConstBatchRef<Scalar, Rows>;
   using Output = ConstBatchRef<Scalar, 1>;
   static constexpr PartKind kind = PartKind::gate;
+  /// What backward needs of forward.
   template <int Tokens = Dynamic>
   struct Tape {
     Matrix<Scalar, Hidden, Tokens> hidden;  ///< tanh(W1 c)
   };
 
   Linear<Scalar, Rows, Hidden> in;  ///< without bias, as in the authors' models
-  Linear<Scalar, Hidden, 1> out;
+  Linear<Scalar, Hidden, 1> out;    ///< w2 and b2
 
   static constexpr auto parameters() {
     return std::tuple(parameter("in", &TanhGate::in), parameter("out", &TanhGate::out));
   }
 
   TanhGate() = default;
+  /// Starts at beta0 for every input: w2 is zero. @throws std::invalid_argument if a setting is out of range.
   TanhGate(Index inputs, Index outputs, const Settings& settings, Random& random) {
     const Index hidden =
         settings.hidden.value_or(Hidden != Dynamic ? Hidden : (std::max)(Index(1), inputs / 4));
@@ -116,6 +123,7 @@ struct TanhGate {
     out.bias[0] = detail::gate_bias<Scalar>(settings.beta0);
   }
 
+  /// Beta = 2 sigmoid(logit).
   template <int Tokens>
   void forward(const Input& c, BatchRef<Scalar, 1> beta, Tape<Tokens>& tape, const Pass& pass = {}) const {
     tape.hidden.resize(in.outputs(), c.cols());

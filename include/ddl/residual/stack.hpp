@@ -25,14 +25,16 @@ namespace ddl {
 /// The first four give the same gradients up to rounding.
 enum class Memory { training, recompute, reversible, reversible_recompute, inference };
 
+/// Whether a tape has the state before every block.
 constexpr bool stores_states(Memory memory) noexcept {
   return memory == Memory::training || memory == Memory::recompute;
 }
+/// Whether a tape has the activations of every layer's parts.
 constexpr bool stores_activations(Memory memory) noexcept {
   return memory == Memory::training || memory == Memory::reversible;
 }
 
-/// features = norm(readout(X_L)),  X_{l+1} = layer_l(X_l).   X: d x (N m), features: d x N.
+/// Layers, a readout and a norm: features = norm(readout(X_L)),  X_{l+1} = layer_l(X_l).   X: d x (N m), features: d x N.
 ///
 /// A layer is a struct of blocks that read by one compressor, here DeltaResidualBlock and TransformerLayer. It has
 ///
@@ -43,27 +45,29 @@ constexpr bool stores_activations(Memory memory) noexcept {
 ///     static void for_each_block_reversed(..)            the last block first
 template <class Layer_>
 struct DeltaStack {
-  using Layer = Layer_;
+  using Layer = Layer_;  ///< a struct of blocks, see above
   using Scalar = typename Layer::Scalar;
-  using Compressor = typename Layer::Compressor;
-  static constexpr int Width = Layer::width_at_compile_time, ValueChannels = Layer::channels_at_compile_time;
+  using Compressor = typename Layer::Compressor;  ///< the part that reads a state
+  /// d at compile time, or Dynamic.
+  static constexpr int Width = Layer::width_at_compile_time,
+                       ValueChannels = Layer::channels_at_compile_time;  ///< m likewise
 
   /// Every buffer of a pass. A tape belongs to one model at a time; its buffers keep the size of the largest batch so far.
   template <int Tokens = Dynamic>
   struct Tape {
-    using States = Matrix<Scalar, Width, times(ValueChannels, Tokens)>;
+    using States = Matrix<Scalar, Width, times(ValueChannels, Tokens)>;  ///< d x (N m)
 
-    Memory memory = Memory::training;
-    std::vector<States> states;  ///< the input, then the output of every block; or one state
+    Memory memory = Memory::training;  ///< what the tape stores
+    std::vector<States> states;        ///< the input, then the output of every block; or one state
     std::vector<typename Layer::template Edits<Tokens>> edits;              ///< of every layer, or one
     std::vector<typename Layer::template Activations<Tokens>> activations;  ///< of every layer, or one
     typename Compressor::template Tape<Tokens> readout;
     typename RmsNorm<Scalar, Width>::template Tape<Tokens> norm;
-    Matrix<Scalar, Width, Tokens> features;
-    States dstates;  ///< gradient of the state at hand
-    Matrix<Scalar, Width, Tokens> dfeatures, dreadout;
-    typename Layer::template Workspace<Tokens> workspace;
-    TapeUse use;
+    Matrix<Scalar, Width, Tokens> features;                ///< d x N
+    States dstates;                                        ///< gradient of the state at hand
+    Matrix<Scalar, Width, Tokens> dfeatures, dreadout;     ///< of the features, and of what the norm reads
+    typename Layer::template Workspace<Tokens> workspace;  ///< scratch memory of backward
+    TapeUse use;  ///< whether a forward pass waits for its backward pass
   };
 
   /// What inference remembers of S sequences that are being continued. A copy is a fork of the sequences.
@@ -71,16 +75,16 @@ struct DeltaStack {
   struct StackState {
     using Scalar = typename Layer::Scalar;
 
-    std::vector<typename Layer::State> layers;
+    std::vector<typename Layer::State> layers;  ///< of every layer
     StateOf<Compressor> readout;
-    Index sequences = 1;
+    Index sequences = 1;        ///< S
     Index position = 0;         ///< tokens of the longest sequence so far
     std::vector<Index> behind;  ///< by how many tokens each sequence is shorter
     Index capacity = 0;         ///< the most tokens of a sequence
     Index rollback = 0;         ///< the most tokens that roll_back takes back
     Index recent = 0;           ///< the tokens of every sequence that it can take back now
-    ModelSizes sizes;
-    Tape<Tokens> tape;  ///< scratch memory
+    ModelSizes sizes;           ///< of the model
+    Tape<Tokens> tape;          ///< scratch memory
 
     /// Begins new sequences. The matrices of the parts are not set.
     void restart() {
@@ -89,11 +93,11 @@ struct DeltaStack {
     }
   };
 
-  std::vector<Layer> layers;
-  Compressor readout;
-  RmsNorm<Scalar, Width> norm;
+  std::vector<Layer> layers;    ///< from the first to the last
+  Compressor readout;           ///< from the last state to what the norm reads
+  RmsNorm<Scalar, Width> norm;  ///< before the head
 
-  Index width() const noexcept { return norm.weight.size(); }
+  Index width() const noexcept { return norm.weight.size(); }  ///< d
 
   /// Calls f(block) for every block, in order.
   template <class F>
@@ -112,6 +116,7 @@ struct DeltaStack {
   }
 
  protected:
+  /// Sizes the lists of the tape; the first pass sizes the matrices.
   template <int Tokens>
   void make_tape(Tape<Tokens>& tape, Memory memory, const ModelSizes& sizes) const {
     const std::size_t one = (std::min)(layers.size(), std::size_t{1});
@@ -192,6 +197,7 @@ struct DeltaStack {
           layers[l], gradient.layers[l], tape.edits[l], entry(tape.activations, l));
   }
 
+  /// Fills a new state, at the start of sequences.
   template <int Tokens>
   void make_state(StackState<Tokens>& state, Index sequences, Index capacity, Index rollback,
                   const ModelSizes& sizes) const {
@@ -235,6 +241,7 @@ struct DeltaStack {
     begin_forward(where, state.tape, sizes, N);
     return pass;
   }
+  /// Moves the positions of the state on.
   template <int Tokens>
   void end_infer(StackState<Tokens>& state, const Pass& pass) const {
     if (state.tape.features.cols() == 0) return;

@@ -12,14 +12,15 @@
 
 namespace ddl {
 
+/// Settings of a StateExpansion.
 struct StateExpansionSettings {
   /// Tokens. By default every channel is the vector itself, without parameters.
   std::optional<Index> kernel = {};
 };
 
-/// X_ij(n) = sum over t of w_(i m + j, t) x_i(n - (K - 1) + t),  x = 0 before a sequence;  or X_ij = x_i.
+/// The first state of a token: X_ij(n) = sum over t of w_(i m + j, t) x_i(n - (K - 1) + t),  x = 0 before a sequence;  or X_ij = x_i.
 ///
-///   x: d x N    X: d x (N m)    w: (d m) x K (PyTorch's shape), the newest token last
+///     x: d x N    X: d x (N m)    w: (d m) x K (PyTorch's shape), the newest token last
 ///
 /// The initial convolution is the repetition.
 template <class Scalar_, int Rows = Dynamic, int Cols = Dynamic>
@@ -27,16 +28,17 @@ struct StateExpansion {
   using Scalar = Scalar_;
   using Settings = StateExpansionSettings;
   using Input = ConstBatchRef<Scalar, Rows>;
-  using State = ConvolutionState<Scalar, Rows>;
+  using State = ConvolutionState<Scalar, Rows>;  ///< the last tokens of each sequence
 
+  /// What backward needs of forward, and scratch memory.
   struct Tape {
     Matrix<Scalar, Rows, Dynamic> mix, dmix;  ///< d x (m K): w_(. m + j, t)
     Matrix<Scalar, Rows, Dynamic> windows;    ///< scratch memory of infer
   };
 
-  Matrix<Scalar, times(Rows, Cols), Dynamic> weight;
-  Index width = 0;
-  Index value_channels = 1;
+  Matrix<Scalar, times(Rows, Cols), Dynamic> weight;  ///< w; without columns for the repetition
+  Index width = 0;                                    ///< d
+  Index value_channels = 1;                           ///< m
 
   static constexpr auto parameters() { return std::tuple(parameter("weight", &StateExpansion::weight)); }
 
@@ -56,12 +58,14 @@ struct StateExpansion {
     weight.rightCols(1).setOnes();
   }
 
+  /// X from x.
   /// @throws std::invalid_argument if a shape does not fit or the sequences do not fill the batch.
   void forward(const Input& x, BatchRef<Scalar, Rows> X, Tape& tape, const Pass& pass = {}) const {
     check("ddl::StateExpansion", x, X, pass);
     convolve(x, {pass}, X, tape);
   }
 
+  /// Adds to dx and to the gradient's parameters.
   void backward(const Input& x, const Input& dX, BatchRef<Scalar, Rows> dx, Tape& tape,
                 StateExpansion& gradient, const Pass& pass = {}) const {
     constexpr const char* where = "ddl::StateExpansion::backward";
@@ -89,10 +93,13 @@ struct StateExpansion {
       detail::tap_of(gradient.weight, m, t) += tape.dmix.middleCols(t * m, m).transpose();
   }
 
+  /// At the start of sequences.
   State make_state(Index sequences, Index, Index rollback = 0) const {
     return {Matrix<Scalar, Rows, Dynamic>::Zero(width, past(rollback) * sequences), rollback};
   }
+  /// Takes back the last tokens of every sequence.
   void roll_back(State& state, Index tokens) const { detail::roll_back_windows(state, kernel(), 1, tokens); }
+  /// forward for the tokens after those in the state.
   /// @throws std::invalid_argument if a shape does not fit or the state is of another size.
   void infer(const Input& x, BatchRef<Scalar, Rows> X, State& state, Tape& tape,
              const Pass& pass = {}) const {

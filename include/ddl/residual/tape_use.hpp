@@ -16,15 +16,18 @@ namespace ddl {
 template <class T>
 class Moving {
  public:
+  /// Implicit, as the conversion back is.
   Moving(T value = {}) : value_(value) {}  // implicit, like the conversion back
-  Moving(const Moving&) = default;
+  Moving(const Moving&) = default;         ///< leaves the other one as it is
+  /// The other one has T() then.
   Moving(Moving&& other) noexcept : value_(std::exchange(other.value_, T())) {}
-  Moving& operator=(const Moving&) = default;
+  Moving& operator=(const Moving&) = default;  ///< leaves the other one as it is
+  /// The other one has T() then.
   Moving& operator=(Moving&& other) noexcept {
     value_ = std::exchange(other.value_, T());
     return *this;
   }
-  operator T() const noexcept { return value_; }
+  operator T() const noexcept { return value_; }  ///< the value
 
  private:
   T value_;
@@ -32,10 +35,12 @@ class Moving {
 
 /// The sizes by which a model tells its own tapes and states from those of another.
 struct ModelSizes {
-  Index inputs = 0, outputs = 0, width = 0, value_channels = 0, layers = 0;
+  Index inputs = 0, outputs = 0, width = 0, value_channels = 0, layers = 0;  ///< what messages name
   std::uint64_t shapes = 0;  ///< shape_hash of the parameters, or 0 where the sizes above are enough
 
+  /// Whether all sizes and the hash are equal.
   bool operator==(const ModelSizes&) const = default;
+  /// As messages write it.
   EIGEN_DONT_INLINE std::string str() const {
     return std::to_string(inputs) + " inputs, " + std::to_string(outputs) + " outputs, width " +
            std::to_string(width) + ", " + std::to_string(value_channels) + " value channels and " +
@@ -43,21 +48,24 @@ struct ModelSizes {
   }
 };
 
-/// Of a tape: the sizes it was made for, and whether a forward pass waits for its backward pass.
+/// What a tape knows of its use: the sizes that it was made for, and whether a forward pass waits for its backward pass.
 class TapeUse {
  public:
-  void made_for(const ModelSizes& sizes) { sizes_ = sizes; }
+  void made_for(const ModelSizes& sizes) { sizes_ = sizes; }  ///< the model for which the tape is made
 
+  /// Marks the tape as without a forward pass.
   /// @throws std::invalid_argument if the model is empty, or the tape was made for one of other sizes.
   void begin_forward(const char* where, const ModelSizes& model) {
     check_sizes(where, "the tape", sizes_, model);
     forward_of_ = nullptr;
   }
+  /// Notes the model, and the sequences of the pass.
   void end_forward(const void* model, const Pass& pass) {
     forward_of_ = model;
     offsets_.assign(pass.offsets().begin(), pass.offsets().end());
     if (offsets_.empty()) length_ = pass.length();
   }
+  /// Checks that the tape is that of a forward pass of this model.
   /// @throws std::invalid_argument if the model is empty, or the last pass with this tape was not a forward pass of this
   /// model with these sizes.
   EIGEN_DONT_INLINE void check_backward(const char* where, const void* model, const ModelSizes& sizes) const {
@@ -74,6 +82,7 @@ class TapeUse {
     return offsets_.empty() ? Pass(executor, length_) : Pass(executor, offsets_);
   }
 
+  /// Checks that a tape or state belongs to the model.
   /// @throws std::invalid_argument if the sizes differ, or the model is empty.
   EIGEN_DONT_INLINE static void check_sizes(const char* where, const char* what, const ModelSizes& given,
                                             const ModelSizes& model) {
@@ -87,6 +96,7 @@ class TapeUse {
                                : "made for a model of " + given.str(),
          "one made for this model of " + model.str());
   }
+  /// Checks that the model has weights.
   /// @throws std::invalid_argument if the model is empty.
   EIGEN_DONT_INLINE static void check_model(const char* where, const ModelSizes& model) {
     if (model.inputs < 1 || model.outputs < 1 || model.width < 1)

@@ -10,13 +10,14 @@
 
 namespace ddl {
 
+/// Settings of a TokenConvolutionCompressor.
 struct TokenConvolutionSettings {
   Index kernel = 4;  ///< tokens
 };
 
-/// x_i(n) = sum over j of read_j sum over t of w_(i m + j, t) X_ij(n - (K - 1) + t),  X = 0 before a sequence.
+/// The compressor x_i(n) = sum over j of read_j sum over t of w_(i m + j, t) X_ij(n - (K - 1) + t),  X = 0 before a sequence.
 ///
-///   X: d x (N m)    x: d x N    w: (d m) x K (PyTorch's shape), the newest token last    read: m
+///     X: d x (N m)    x: d x N    w: (d m) x K (PyTorch's shape), the newest token last    read: m
 ///
 /// One pass over the state, with w and read folded into one weight. It starts at the mean over the newest
 /// token's channels.
@@ -25,18 +26,19 @@ struct TokenConvolutionCompressor {
   using Scalar = Scalar_;
   using Settings = TokenConvolutionSettings;
   using Input = ConstBatchRef<Scalar, Rows>;
-  using State = ConvolutionState<Scalar, Rows>;
+  using State = ConvolutionState<Scalar, Rows>;  ///< the last states of each sequence
   static constexpr PartKind kind = PartKind::compressor;
 
+  /// What backward needs of forward, and scratch memory.
   template <int Tokens = Dynamic>
   struct Tape {
-    Matrix<Scalar, Rows, Tokens> x;
+    Matrix<Scalar, Rows, Tokens> x;           ///< d x N
     Matrix<Scalar, Rows, Dynamic> mix, dmix;  ///< d x (m K): read_j w_(. m + j, t)
     Matrix<Scalar, Rows, Dynamic> windows;    ///< scratch memory of infer
   };
 
-  Matrix<Scalar, times(Rows, Cols), Dynamic> weight;
-  Vector<Scalar, Cols> read;
+  Matrix<Scalar, times(Rows, Cols), Dynamic> weight;  ///< w
+  Vector<Scalar, Cols> read;                          ///< one number for each channel
 
   static constexpr auto parameters() {
     return std::tuple(parameter("weight", &TokenConvolutionCompressor::weight),
@@ -52,9 +54,10 @@ struct TokenConvolutionCompressor {
     read.setConstant(channels, Scalar(1) / Scalar(channels));
   }
 
-  Index value_channels() const noexcept { return read.size(); }
-  Index width() const noexcept { return weight.rows() / read.size(); }
+  Index value_channels() const noexcept { return read.size(); }         ///< m
+  Index width() const noexcept { return weight.rows() / read.size(); }  ///< d
 
+  /// x from X.
   /// @return x, a view of the tape. @throws std::invalid_argument if the sequences do not fill the batch.
   template <int Tokens>
   Input forward(const Input& X, Tape<Tokens>& tape, const Pass& pass = {}) const {
@@ -67,6 +70,7 @@ struct TokenConvolutionCompressor {
     return tape.x;
   }
 
+  /// Adds to dX and to the gradient's parameters.
   template <int Tokens>
   void backward(const Input& X, const Input& dx, BatchRef<Scalar, Rows> dX, Tape<Tokens>& tape,
                 TokenConvolutionCompressor& gradient, const Pass& pass = {}) const {
@@ -79,13 +83,16 @@ struct TokenConvolutionCompressor {
     }
   }
 
+  /// At the start of sequences.
   State make_state(Index sequences, Index, Index rollback = 0) const {
     const Index held = weight.cols() - 1 + rollback;
     return {Matrix<Scalar, Rows, Dynamic>::Zero(width(), held * value_channels() * sequences), rollback};
   }
+  /// Takes back the last tokens of every sequence.
   void roll_back(State& state, Index tokens) const {
     detail::roll_back_windows(state, weight.cols(), value_channels(), tokens);
   }
+  /// forward for the tokens after those in the state.
   /// @throws std::invalid_argument if the state is of another size.
   template <int Tokens>
   Input infer(const Input& X, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {

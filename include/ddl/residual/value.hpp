@@ -22,13 +22,14 @@ concept ValuePart = MapPart<P, PartKind::value, Rows, Cols> && requires(const P&
   { part.reads() } -> std::same_as<ValueSource>;
 };
 
+/// Settings of a LinearValue.
 struct LinearValueSettings {
-  ValueSource source = ValueSource::context;
+  ValueSource source = ValueSource::context;  ///< what it reads
   /// v = sigmoid_scale * sigmoid(W . + b), as in the authors' code (4).
   std::optional<double> sigmoid_scale = {};
 };
 
-/// v = W z + b, or scale * sigmoid(W z + b), with z the source.   z: d x N, v: m x N.
+/// The value v = W z + b, or scale * sigmoid(W z + b), with z the source.   z: d x N, v: m x N.
 template <class Scalar_, int Rows = Dynamic, int Cols = Dynamic>
 struct LinearValue {
   using Scalar = Scalar_;
@@ -37,15 +38,16 @@ struct LinearValue {
   using Output = ConstBatchRef<Scalar, Cols>;
 
   static constexpr PartKind kind = PartKind::value;
+  /// Backward needs v alone.
   template <int Tokens = Dynamic>
   struct Tape {};
 
-  Linear<Scalar, Rows, Cols> projection;
-  ValueSource source = ValueSource::context;
-  std::optional<Scalar> sigmoid_scale;
+  Linear<Scalar, Rows, Cols> projection;      ///< W and b
+  ValueSource source = ValueSource::context;  ///< what it reads
+  std::optional<Scalar> sigmoid_scale;        ///< the factor of the sigmoid, if there is one
 
   static constexpr auto parameters() { return std::tuple(parameter("projection", &LinearValue::projection)); }
-  ValueSource reads() const noexcept { return source; }
+  ValueSource reads() const noexcept { return source; }  ///< the source
 
   LinearValue() = default;
   /// @throws std::invalid_argument if sigmoid_scale is not above 0.
@@ -57,6 +59,7 @@ struct LinearValue {
     sigmoid_scale = static_cast<Scalar>(*settings.sigmoid_scale);
   }
 
+  /// V from z.
   template <int Tokens>
   void forward(const Input& z, BatchRef<Scalar, Cols> v, Tape<Tokens>&, const Pass& pass = {}) const {
     projection.forward(z, v, pass);
@@ -74,11 +77,12 @@ struct LinearValue {
   }
 };
 
+/// Settings of a ConstantValue.
 struct ConstantValueSettings {
-  double value = 0;
+  double value = 0;  ///< of every entry of v
 };
 
-/// v = (value, .., value): nothing learned.
+/// The value v = (value, .., value): nothing is learned.
 template <class Scalar_, int Rows = Dynamic, int Cols = Dynamic>
 struct ConstantValue {
   using Scalar = Scalar_;
@@ -87,24 +91,28 @@ struct ConstantValue {
   using Output = ConstBatchRef<Scalar, Cols>;
 
   static constexpr PartKind kind = PartKind::value;
+  /// Backward needs nothing.
   template <int Tokens = Dynamic>
   struct Tape {};
 
-  Scalar value = 0;
+  Scalar value = 0;  ///< of every entry of v
 
   static constexpr auto parameters() { return std::tuple(); }
-  ValueSource reads() const noexcept { return ValueSource::context; }
+  ValueSource reads() const noexcept { return ValueSource::context; }  ///< does not matter
 
   ConstantValue() = default;
+  /// @throws std::invalid_argument if the value is not finite.
   ConstantValue(Index, Index, const Settings& settings, Random&)
       : value(static_cast<Scalar>(settings.value)) {
     check_finite("ddl::ConstantValue", "value", settings.value);
   }
 
+  /// V = value.
   template <int Tokens>
   void forward(const Input&, BatchRef<Scalar, Cols> v, Tape<Tokens>&, const Pass& = {}) const {
     v.setConstant(value);
   }
+  /// Nothing depends on z.
   template <int Tokens>
   void backward(const Input&, const Output&, const Output&, BatchRef<Scalar, Rows>, Tape<Tokens>&,
                 ConstantValue&, const Pass& = {}) const {}

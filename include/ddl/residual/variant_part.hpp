@@ -24,16 +24,18 @@ struct VariantPart {
   /// One tape for each alternative; only that of the chosen one is used.
   template <int Tokens = Dynamic>
   struct Tape {
+    /// In the order of the alternatives.
     std::tuple<typename First::template Tape<Tokens>, typename Rest::template Tape<Tokens>...> of;
   };
 
+  /// The state of the chosen alternative.
   struct State {
     using Scalar = typename First::Scalar;
-    std::variant<StateOf<First>, StateOf<Rest>...> of;
+    std::variant<StateOf<First>, StateOf<Rest>...> of;  ///< the state of the chosen alternative
     static constexpr auto parameters() { return std::tuple(parameter("", &State::of)); }
   };
 
-  std::variant<First, Rest...> part;
+  std::variant<First, Rest...> part;  ///< the chosen one
 
   static constexpr auto parameters() { return std::tuple(parameter("", &VariantPart::part)); }
 
@@ -44,17 +46,21 @@ struct VariantPart {
            [&](auto i) { part.template emplace<i>(in, out, std::get<i>(settings), random); });
   }
 
+  /// See ValuePart.
   auto reads() const {
     return choose(part.index(), [&](auto i) { return std::get<i>(part).reads(); });
   }
+  /// Multiplies the output by a factor, which all alternatives must be able to do.
   void scale_output(Scalar factor) {
     choose(part.index(), [&](auto i) { std::get<i>(part).scale_output(factor); });
   }
 
+  /// See nn/part.hpp.
   template <class X, class Y, int Tokens>
   void forward(const X& x, Y&& y, Tape<Tokens>& tape, const Pass& pass = {}) const {
     choose(part.index(), [&](auto i) { std::get<i>(part).forward(x, y, std::get<i>(tape.of), pass); });
   }
+  /// See nn/part.hpp.
   template <class X, class Y, class DY, class DX, int Tokens>
   void backward(const X& x, const Y& y, DY&& dy, DX&& dx, Tape<Tokens>& tape, VariantPart& gradient,
                 const Pass& pass = {}) const {
@@ -64,15 +70,18 @@ struct VariantPart {
   }
 
   // A compressor's passes.
+  /// See CompressorPart.
   template <class X, int Tokens>
   auto forward(const X& x, Tape<Tokens>& tape, const Pass& pass = {}) const {
     return choose(part.index(),
                   [&](auto i) { return std::get<i>(part).forward(x, std::get<i>(tape.of), pass); });
   }
+  /// See CompressorPart.
   template <class X, int Tokens>
   auto output(const X& x, const Tape<Tokens>& tape) const {
     return choose(part.index(), [&](auto i) { return std::get<i>(part).output(x, std::get<i>(tape.of)); });
   }
+  /// See CompressorPart.
   template <class X, class DY, class DX, int Tokens>
   void backward(const X& x, const DY& dy, DX&& dx, Tape<Tokens>& tape, VariantPart& gradient,
                 const Pass& pass = {}) const {
@@ -81,6 +90,7 @@ struct VariantPart {
     });
   }
 
+  /// At the start of sequences.
   /// @throws std::invalid_argument if the chosen part cannot take tokens back and `rollback` is not 0.
   State make_state(Index sequences, Index capacity, Index rollback = 0) const {
     State state;
@@ -89,10 +99,12 @@ struct VariantPart {
     });
     return state;
   }
+  /// See nn/part.hpp.
   void roll_back(State& state, Index tokens) const {
     choose(part.index(),
            [&](auto i) { ddl::roll_back(std::get<i>(part), state_of_chosen<i>(state), tokens); });
   }
+  /// See infer_part.
   /// @throws std::invalid_argument if the state is that of another alternative.
   template <class X, class Y, int Tokens>
   void infer(const X& x, Y&& y, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
@@ -100,6 +112,7 @@ struct VariantPart {
       infer_part(std::get<i>(part), x, y, state_of_chosen<i>(state), std::get<i>(tape.of), pass);
     });
   }
+  /// See CompressorPart.
   template <class X, int Tokens>
   auto infer(const X& x, State& state, Tape<Tokens>& tape, const Pass& pass = {}) const {
     return choose(part.index(), [&](auto i) {

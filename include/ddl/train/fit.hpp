@@ -28,23 +28,25 @@ namespace ddl {
 
 /// The state of a training run, besides the position in the data. A value, walked like a model.
 ///
-///     TrainingRun run(net, {.weight_decay = 0.1});                            AdamW
-///     TrainingRun<Net, Sgd<Net>> run(net, {.learning_rate = 0.1});            or another Optimizer
+///     ddl::TrainingRun run(net, {.weight_decay = 0.1});                           // AdamW
+///
+///     ddl::TrainingRun<Net, ddl::Sgd<Net>> run(net, {.learning_rate = 0.1});      // or another Optimizer
 template <class Model_, Optimizer<Model_> Optimizer_ = AdamW<Model_>>
 struct TrainingRun {
-  using Model = Model_;
-  using Optimizer = Optimizer_;
+  using Model = Model_;          ///< a class with make_tape, forward and backward, such as DeltaResNet
+  using Optimizer = Optimizer_;  ///< see the concept of this name
   using Scalar = typename Model::Scalar;
 
-  Model model;
-  Optimizer optimizer;
-  Index step = 0;  ///< steps made, skipped ones included
+  Model model;          ///< what is trained
+  Optimizer optimizer;  ///< with its moments
+  Index step = 0;       ///< steps made, skipped ones included
 
   static constexpr auto parameters() {
     return std::tuple(parameter("model", &TrainingRun::model),
                       parameter("optimizer", &TrainingRun::optimizer));
   }
 
+  /// A run of a model, before its first step.
   /// @throws std::invalid_argument if a setting is out of range.
   explicit TrainingRun(Model model_, const typename Optimizer::Settings& settings = {})
       : model(std::move(model_)), optimizer(model, settings) {}
@@ -58,47 +60,49 @@ struct TrainingRun {
 /// end with StopReason::not_finite.
 enum class NonFinite { raise, skip, stop };
 
+/// Settings of fit.
 struct FitSettings {
   Index steps = 1000;                               ///< of the whole run, those before a resumption included
   std::function<double(Index)> learning_rate = {};  ///< a schedule; empty: the optimizer's own rate
   double max_norm = 1;                              ///< of the gradient; 0: no clipping
-  NonFinite non_finite = NonFinite::raise;
-  Memory memory = Memory::training;  ///< what a step keeps for backward
-  Communicator* ranks = nullptr;     ///< processes that share the shards of each batch; null: this one alone
+  NonFinite non_finite = NonFinite::raise;          ///< what to do with a step that is not finite
+  Memory memory = Memory::training;                 ///< what a step keeps for backward
+  Communicator* ranks = nullptr;  ///< processes that share the shards of each batch; null: this one alone
   /// Steps after which the ranks compare their parameters. They also do so after the last step.
   Index check_ranks_every = 100;
 };
 
 /// The figures of one step.
 struct StepReport {
-  Index step = 0;   ///< steps made, this one included
-  Index steps = 0;  ///< of the whole run
-  Index samples = 0;
+  Index step = 0;       ///< steps made, this one included
+  Index steps = 0;      ///< of the whole run
+  Index samples = 0;    ///< in the batch
   double loss = 0;      ///< mean over the batch, before the step
   double accuracy = 0;  ///< share of the samples predicted correctly; NaN if the data have no such number
-  double gradient_norm = 0;
-  double learning_rate = 0;
-  double seconds = 0;    ///< since fit began
-  bool skipped = false;  ///< by NonFinite
+  double gradient_norm = 0;  ///< before clipping
+  double learning_rate = 0;  ///< of this step
+  double seconds = 0;        ///< since fit began
+  bool skipped = false;      ///< by NonFinite
 };
 
 /// The argument of an observer.
 template <class Run, class Data, class Tape>
 struct StepContext {
-  const StepReport& report;
-  Run& run;
-  const Data& data;
-  const Tape& tape;  ///< of the step's passes, those of this process's first shard
+  const StepReport& report;  ///< the figures of the step
+  Run& run;                  ///< after the step
+  const Data& data;          ///< the batch of the step
+  const Tape& tape;          ///< of the step's passes, those of this process's first shard
 };
 
 /// Why fit returned: all steps are made, an observer returned false, or NonFinite ended the run. A run that skipped
 /// all of its steps is not_finite, too.
 enum class StopReason { finished, observer, not_finite };
 
+/// What fit returns.
 struct FitResult {
-  StopReason stop_reason = StopReason::finished;
-  Index skipped = 0;  ///< steps
-  StepReport last;
+  StopReason stop_reason = StopReason::finished;  ///< why fit returned
+  Index skipped = 0;                              ///< steps
+  StepReport last;                                ///< of the last step
 };
 
 namespace detail {

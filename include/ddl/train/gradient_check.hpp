@@ -11,6 +11,7 @@
 
 namespace ddl {
 
+/// Settings of check_gradients.
 struct GradientCheckSettings {
   double step = 1e-3;  ///< of the differences, times max(1, |parameter|)
   /// Accept a tensor whose gradient is zero, given and numeric; it fails the check otherwise.
@@ -20,14 +21,16 @@ struct GradientCheckSettings {
 /// The outcome of check_gradients. `error` is the largest, over the parameters' tensors, of
 /// max |given - numeric| / max(|given|, |numeric|), each maximum over the tensor; NaN counts as worst.
 struct GradientReport {
-  double error = 0;
-  std::string name;        ///< the tensor of the worst entry, dotted; empty for a bare matrix
-  Index row = 0, col = 0;  ///< the worst entry
-  double given = 0, numeric = 0;
-  Index compared = 0;   ///< entries
-  std::string vacuous;  ///< the first tensor in which given and numeric gradients are all zero
+  double error = 0;               ///< the largest, relative
+  std::string name;               ///< the tensor of the worst entry, dotted; empty for a bare matrix
+  Index row = 0, col = 0;         ///< the worst entry
+  double given = 0, numeric = 0;  ///< of the worst entry
+  Index compared = 0;             ///< entries
+  std::string vacuous;            ///< the first tensor in which given and numeric gradients are all zero
 
+  /// Whether all agree to the tolerance, and something was compared.
   bool passes(double tolerance) const { return compared > 0 && vacuous.empty() && error <= tolerance; }
+  /// The outcome in words.
   std::string message() const {
     if (compared == 0) return "no gradient was compared";
     if (!vacuous.empty()) return "vacuous: the gradient of " + vacuous + " is zero, given and numeric";

@@ -18,11 +18,12 @@ namespace ddl {
 
 /// A sum of terms of a loss, and their number.
 struct LossSum {
-  double sum = 0;
-  double count = 0;
+  double sum = 0;    ///< of the terms
+  double count = 0;  ///< of terms
 
   /// 0 if there are no terms.
   double mean() const noexcept { return count > 0 ? sum / count : 0; }
+  /// Adds the terms of another part.
   LossSum& operator+=(const LossSum& other) noexcept {
     sum += other.sum;
     count += other.count;
@@ -77,7 +78,7 @@ inline Index counted_labels(std::span<const int> labels) noexcept {
 /// The sum over the samples that count of -log softmax(logits)[label], and grad = d(sum / normalizer)/dlogits, 0
 /// where ignored. The largest logit is taken out first: exp does not overflow, and log is never taken of 0.
 ///
-///   logits, grad: classes x N    labels: N, each 0 .. classes - 1 or ignored_label
+///     logits, grad: classes x N    labels: N, each 0 .. classes - 1 or ignored_label
 ///
 /// @param normalizer  counted_labels of the whole batch, of which this may be a part.
 /// @throws std::invalid_argument if a shape or a label does not fit, or the normalizer is not above 0 though a sample

@@ -30,10 +30,11 @@ inline bool is_terminal([[maybe_unused]] std::FILE* stream) {
 #endif
 }
 
+/// Settings of a ProgressBar.
 struct ProgressBarSettings {
-  std::string title = {};
-  std::string unit = "samples";  ///< what a sample is called
-  std::FILE* stream = stderr;
+  std::string title = {};          ///< in front of the bar
+  std::string unit = "samples";    ///< what a sample is called
+  std::FILE* stream = stderr;      ///< where the line is drawn
   std::optional<bool> shows = {};  ///< empty: where the stream is a terminal
 };
 
@@ -41,12 +42,14 @@ struct ProgressBarSettings {
 /// is not a terminal. The line is ended by finish, or by the destructor if fit throws.
 class ProgressBar {
  public:
+  /// Draws nothing before the first step.
   explicit ProgressBar(ProgressBarSettings settings = {})
       : settings_(std::move(settings)), shows_(settings_.shows.value_or(is_terminal(settings_.stream))) {}
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
   ~ProgressBar() { end_line(); }
 
+  /// Takes up the figures of a step and redraws the line, ten times a second at most.
   template <class Context>
   void operator()(const Context& context) {
     const StepReport& now = context.report;
@@ -59,6 +62,7 @@ class ProgressBar {
     blend(accuracy_, now.accuracy);
     if (shows_ && (now.seconds - drawn_ > 0.1 || now.step == now.steps)) draw(now);
   }
+  /// Ends the line.
   template <class Context>
   void finish(const Context&) {
     end_line();
@@ -96,8 +100,9 @@ class ProgressBar {
 
 /// Ends the run after so many seconds.
 struct TimeLimit {
-  double seconds;
+  double seconds;  ///< since fit began
 
+  /// False once the time is up.
   template <class Context>
   bool operator()(const Context& context) const {
     return context.report.seconds < seconds;
@@ -111,7 +116,7 @@ struct TimeLimit {
 template <class Model>
 class Validation {
  public:
-  using Measure = std::function<double(const Model&)>;
+  using Measure = std::function<double(const Model&)>;  ///< a loss
 
   /// @throws std::invalid_argument if `every` or `patience` is below 1.
   Validation(Index every, Index patience, Measure measure)
@@ -120,8 +125,8 @@ class Validation {
     check_positive("ddl::Validation", "patience", patience);
   }
 
-  double best() const noexcept { return best_; }
-  Index best_step() const noexcept { return best_step_; }
+  double best() const noexcept { return best_; }           ///< the lowest loss, infinite before the first one
+  Index best_step() const noexcept { return best_step_; }  ///< the step of the lowest loss
   /// The model at best_step(); empty if no measurement was finite.
   const std::optional<Model>& best_model() const noexcept { return model_; }
   /// (step, loss) of every measurement.
@@ -138,11 +143,13 @@ class Validation {
     waited_ = (std::max)(Index(0), (now - step) / every_);
   }
 
+  /// Measures if it is time to. False once the patience is used up.
   template <class Context>
   bool operator()(const Context& context) {
     if (context.report.step % every_ == 0) measure(context.run);
     return waited_ < patience_;
   }
+  /// Measures the last step, if that was not done.
   template <class Context>
   void finish(const Context& context) {
     if (history_.empty() || history_.back().first != context.run.step) measure(context.run);
@@ -169,20 +176,22 @@ class Validation {
   std::vector<std::pair<Index, double>> history_;
 };
 
-/// Records the mean gate of every layer over the batch every `every` steps. The additive control has no gates: nothing is
+/// Records the mean gate of every block over the batch every `every` steps. The additive control has no gates: nothing is
 /// recorded.
 class GateRecorder {
  public:
+  /// The gates of one step.
   struct Entry {
-    Index step;
+    Index step;                     ///< after which they were recorded
     std::vector<double> mean_beta;  ///< of each block
   };
 
   /// @throws std::invalid_argument if `every` is below 1.
   explicit GateRecorder(Index every) : every_(every) { check_positive("ddl::GateRecorder", "every", every); }
 
-  const std::vector<Entry>& entries() const noexcept { return entries_; }
+  const std::vector<Entry>& entries() const noexcept { return entries_; }  ///< in the order of the steps
 
+  /// Records if it is time to.
   template <class Context>
   void operator()(const Context& context) {
     if (context.report.step % every_ != 0) return;

@@ -92,23 +92,24 @@ double clip_global_norm(Model& gradient, double max_norm, const E& executor = {}
   return norm;
 }
 
+/// Settings of Sgd.
 struct SgdSettings {
-  double learning_rate = 1e-2;
-  double momentum = 0;
-  double weight_decay = 0;  ///< decoupled, and not on vectors (biases, norms)
+  double learning_rate = 1e-2;  ///< may change between steps
+  double momentum = 0;          ///< the share of the velocity that is kept, in [0, 1)
+  double weight_decay = 0;      ///< decoupled, and not on vectors (biases, norms)
 };
 
-/// velocity = momentum velocity + gradient;  p -= learning_rate (velocity + weight_decay p).
+/// SGD with momentum: velocity = momentum velocity + gradient;  p -= learning_rate (velocity + weight_decay p).
 ///
 /// The state of an optimizer is walked like a model's parameters: that is how a checkpoint saves it.
 template <class Model>
 struct Sgd {
   using Scalar = typename Model::Scalar;
   using Settings = SgdSettings;
-  static constexpr std::string_view kind = "SGD";
+  static constexpr std::string_view kind = "SGD";  ///< the name in checkpoints
 
-  SgdSettings settings;
-  Model velocity;
+  SgdSettings settings;  ///< may change between steps
+  Model velocity;        ///< one for each parameter
 
   static constexpr auto parameters() { return std::tuple(parameter("velocity", &Sgd::velocity)); }
 
@@ -118,12 +119,14 @@ struct Sgd {
     check();
   }
 
+  /// See Optimizer.
   template <class Self, class F>
   static void visit_numbers(Self& self, const F& visit) {
     visit("learning_rate", self.settings.learning_rate);
     visit("momentum", self.settings.momentum);
     visit("weight_decay", self.settings.weight_decay);
   }
+  /// Checks all numbers.
   /// @throws std::invalid_argument if a setting is out of range.
   void check() const {
     constexpr const char* where = "ddl::Sgd";
@@ -135,6 +138,7 @@ struct Sgd {
                 "a number of at least 0");
   }
 
+  /// One update of the model.
   template <Executor E = Serial>
   void step(Model& model, const Model& gradient, const E& executor = {}) {
     for_each_parameter(
@@ -157,12 +161,13 @@ struct Sgd {
   }
 };
 
+/// Settings of AdamW.
 struct AdamWSettings {
-  double learning_rate = 1e-3;
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double eps = 1e-8;
-  double weight_decay = 1e-2;  ///< decoupled, and not on vectors (biases, norms)
+  double learning_rate = 1e-3;  ///< may change between steps
+  double beta1 = 0.9;           ///< b1
+  double beta2 = 0.999;         ///< b2
+  double eps = 1e-8;            ///< keeps the division from 0
+  double weight_decay = 1e-2;   ///< decoupled, and not on vectors (biases, norms)
 };
 
 /// AdamW (Loshchilov and Hutter 2019), with PyTorch's order of operations:
@@ -178,11 +183,11 @@ template <class Model>
 struct AdamW {
   using Scalar = typename Model::Scalar;
   using Settings = AdamWSettings;
-  static constexpr std::string_view kind = "AdamW";
+  static constexpr std::string_view kind = "AdamW";  ///< the name in checkpoints
 
-  AdamWSettings settings;
-  Model first_moment, second_moment;
-  Index steps = 0;
+  AdamWSettings settings;             ///< may change between steps
+  Model first_moment, second_moment;  ///< m and v
+  Index steps = 0;                    ///< t, the updates made
 
   static constexpr auto parameters() {
     return std::tuple(parameter("first_moment", &AdamW::first_moment),
@@ -201,6 +206,7 @@ struct AdamW {
     return sqrt((std::numeric_limits<Scalar>::max)()) / Scalar(2);
   }
 
+  /// See Optimizer.
   template <class Self, class F>
   static void visit_numbers(Self& self, const F& visit) {
     visit("steps", self.steps);
@@ -210,6 +216,7 @@ struct AdamW {
     visit("eps", self.settings.eps);
     visit("weight_decay", self.settings.weight_decay);
   }
+  /// Checks all numbers.
   /// @throws std::invalid_argument if a setting or the number of steps is out of range.
   void check() const {
     constexpr const char* where = "ddl::AdamW";
@@ -223,6 +230,7 @@ struct AdamW {
     if (steps < 0) fail(where, "steps", std::to_string(steps), "at least 0");
   }
 
+  /// One update of the model.
   template <Executor E = Serial>
   void step(Model& model, const Model& gradient, const E& executor = {}) {
     const double next = static_cast<double>(steps + 1);

@@ -11,16 +11,18 @@
 
 namespace ddl {
 
+/// The same rate at every step.
 struct ConstantSchedule {
-  double learning_rate = 1e-3;
-  double operator()(Index) const noexcept { return learning_rate; }
+  double learning_rate = 1e-3;                                       ///< at every step
+  double operator()(Index) const noexcept { return learning_rate; }  ///< the rate
 };
 
+/// Settings of WarmupCosine.
 struct WarmupCosineSettings {
-  double peak = 1e-3;
-  double floor = 0;  ///< the rate once all steps are done
-  Index warmup = 0;  ///< steps of linear rise; the first step has peak / warmup
-  Index steps = 1;   ///< the steps of the whole run
+  double peak = 1e-3;  ///< the highest rate
+  double floor = 0;    ///< the rate once all steps are done
+  Index warmup = 0;    ///< steps of linear rise; the first step has peak / warmup
+  Index steps = 1;     ///< the steps of the whole run
 };
 
 /// A linear rise to the peak, then half a cosine down to the floor.
@@ -38,8 +40,10 @@ class WarmupCosine {
            "0 to " + std::to_string(settings.steps) + " steps");
   }
 
+  /// As given to the constructor.
   const WarmupCosineSettings& settings() const noexcept { return settings_; }
 
+  /// The rate of a step.
   /// @throws std::invalid_argument if step is negative.
   double operator()(Index step) const {
     if (step < 0) fail("ddl::WarmupCosine", "step", std::to_string(step), "at least 0");

@@ -25,10 +25,10 @@ void for_each_tree_sum(Index count, const Add& add) {
 
 /// The gradients of the shards of a batch. It takes `shards` times the memory of the model.
 ///
-///     ddl::ShardGradients<Net> gradients(net, shards);
+///     ddl::ShardGradients gradients(net, shards);
 ///     pool.for_each(shards, [&](ddl::Index s) {
 ///       const auto& prediction = net.forward(inputs[s], tapes[s]);
-///       losses[s] = ddl::softmax_cross_entropy_sum(prediction, labels[s], counted_labels_of_the_batch, grads[s]);
+///       losses[s] = ddl::softmax_cross_entropy_sum(prediction, targets[s], targets_of_the_batch, grads[s]);
 ///       net.backward(grads[s], tapes[s], gradients.zeroed(s));
 ///     });
 ///     optimizer.step(net, gradients.sum(pool));
@@ -56,7 +56,7 @@ class ShardGradients {
   ShardGradients(const ShardGradients&) = delete;
   ShardGradients& operator=(const ShardGradients&) = delete;
 
-  Index shards() const noexcept { return static_cast<Index>(gradients_.size()); }
+  Index shards() const noexcept { return static_cast<Index>(gradients_.size()); }  ///< their number
   /// A shard's gradient as it is.
   Model& operator[](Index shard) noexcept {
     is_zero_[static_cast<std::size_t>(shard)] = false;
