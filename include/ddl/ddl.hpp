@@ -59,4 +59,5 @@
 #include "ddl/train/loss.hpp"
 #include "ddl/train/observers.hpp"
 #include "ddl/train/optimizer.hpp"
+#include "ddl/train/progress_line.hpp"
 #include "ddl/train/schedule.hpp"

@@ -3,10 +3,6 @@
 /// files are in io. An observer of one's own is any function of a StepContext (train/fit.hpp).
 #pragma once
 
-#if __has_include(<unistd.h>)
-#include <unistd.h>
-#endif
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -18,17 +14,9 @@
 #include <vector>
 
 #include "ddl/train/fit.hpp"
+#include "ddl/train/progress_line.hpp"
 
 namespace ddl {
-
-/// True if the stream is a terminal; false where the system does not tell.
-inline bool is_terminal([[maybe_unused]] std::FILE* stream) {
-#if __has_include(<unistd.h>)
-  return isatty(fileno(stream)) != 0;
-#else
-  return false;
-#endif
-}
 
 /// Settings of a ProgressBar.
 struct ProgressBarSettings {
@@ -38,16 +26,16 @@ struct ProgressBarSettings {
   std::optional<bool> shows = {};  ///< empty: where the stream is a terminal
 };
 
-/// Redraws one line: steps, a running mean of loss and accuracy, samples/s, the time left. Prints nothing if the stream
-/// is not a terminal. The line is ended by finish, or by the destructor if fit throws.
+/// A line with a bar (ProgressLine): the steps made, a running mean of loss and accuracy, samples/s, the time left. Prints
+/// nothing if the stream is not a terminal, unless `shows` is true. The line is ended by finish, or by the destructor if
+/// fit throws.
 class ProgressBar {
  public:
   /// Draws nothing before the first step.
   explicit ProgressBar(ProgressBarSettings settings = {})
-      : settings_(std::move(settings)), shows_(settings_.shows.value_or(is_terminal(settings_.stream))) {}
-  ProgressBar(const ProgressBar&) = delete;
-  ProgressBar& operator=(const ProgressBar&) = delete;
-  ~ProgressBar() { end_line(); }
+      : settings_(std::move(settings)),
+        shows_(settings_.shows.value_or(is_terminal(settings_.stream))),
+        line_(settings_.stream) {}
 
   /// Takes up the figures of a step and redraws the line, ten times a second at most.
   template <class Context>
@@ -60,42 +48,35 @@ class ProgressBar {
     };
     blend(loss_, now.loss);
     blend(accuracy_, now.accuracy);
-    if (shows_ && (now.seconds - drawn_ > 0.1 || now.step == now.steps)) draw(now);
+    const double share = static_cast<double>(now.step) / static_cast<double>(now.steps);
+    if (shows_ && line_.due(share)) line_.draw(settings_.title, share, figures(now));
   }
   /// Ends the line.
   template <class Context>
   void finish(const Context&) {
-    end_line();
+    line_.end();
     samples_ = 0;
     first_ = -1;
     loss_ = accuracy_ = std::numeric_limits<double>::quiet_NaN();
-    drawn_ = -1;
   }
 
  private:
-  void end_line() {
-    if (std::exchange(open_, false)) std::fputc('\n', settings_.stream);
-  }
-  void draw(const StepReport& now) {
-    drawn_ = now.seconds;
-    open_ = true;
-    const double share = static_cast<double>(now.step) / static_cast<double>(now.steps);
+  std::string figures(const StepReport& now) const {
     const auto made = static_cast<double>(now.step - first_);
     const auto left = static_cast<long>(now.seconds / made * static_cast<double>(now.steps - now.step));
-    std::string bar(24, '.');
-    std::fill_n(bar.begin(), static_cast<int>(share * 24), '#');
-    std::fprintf(settings_.stream, "\r%s[%s] %3.0f %%  loss %.4f", settings_.title.c_str(), bar.c_str(),
-                 100 * share, loss_);
-    if (is_finite(accuracy_)) std::fprintf(settings_.stream, "  accuracy %.2f %%", 100 * accuracy_);
-    std::fprintf(settings_.stream, "  %.0f %s/s  %ld:%02ld left ",
-                 static_cast<double>(samples_) / now.seconds, settings_.unit.c_str(), left / 60, left % 60);
-    std::fflush(settings_.stream);
+    char loss[48], accuracy[48] = "", speed[48], time[48];
+    std::snprintf(loss, sizeof loss, "  loss %.4f", loss_);
+    if (is_finite(accuracy_)) std::snprintf(accuracy, sizeof accuracy, "  accuracy %.2f %%", 100 * accuracy_);
+    std::snprintf(speed, sizeof speed, "  %.0f ", static_cast<double>(samples_) / now.seconds);
+    std::snprintf(time, sizeof time, "/s  %ld:%02ld left", left / 60, left % 60);
+    return std::string(loss) + accuracy + speed + settings_.unit + time;
   }
 
   ProgressBarSettings settings_;
-  bool shows_, open_ = false;
+  bool shows_;
+  ProgressLine line_;
   Index samples_ = 0, first_ = -1;
-  double loss_ = std::numeric_limits<double>::quiet_NaN(), accuracy_ = loss_, drawn_ = -1;
+  double loss_ = std::numeric_limits<double>::quiet_NaN(), accuracy_ = loss_;
 };
 
 /// Ends the run after so many seconds.
