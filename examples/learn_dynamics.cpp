@@ -4,27 +4,25 @@
 /// settled.
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <future>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
-
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <ddl/core/thread_pool.hpp>
 #include <ddl/ddl.hpp>
 
 #include "options.hpp"
+#include "plots.hpp"
 #include "training.hpp"
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Net = ddl::DeltaResNet<float>;
 using Batch = Eigen::MatrixXf;
 using ddl::Index;
@@ -77,14 +75,13 @@ Eigen::Matrix<double, 6, 1> features(const State& s) {
 
 /// Pairs of a state's features and the change to the next state, the latter in units of its root mean
 /// square.
-struct Data {
-  Batch inputs, targets;
+struct Data : ddl::Dataset<float> {
   State unit;
 };
 
 Data simulate(Index trajectories, Index length, std::uint64_t seed) {
   ddl::Random random(seed);
-  Data data{Batch(6, trajectories * length), Batch(4, trajectories * length), {}};
+  Data data{{.inputs = Batch(6, trajectories * length)}, {}};
   Eigen::MatrixXd changes(4, trajectories * length);
   for (Index t = 0, n = 0; t < trajectories; ++t) {
     State s = random_state(random);
@@ -103,12 +100,14 @@ Data simulate(Index trajectories, Index length, std::uint64_t seed) {
 // ---- training a net
 
 struct Options {
-  Index width = 32, value_channels = 4, depth = 6, hidden = 64, batch = 128, steps = 4000;
+  Index width = 32, value_channels = 4, depth = 6, hidden = 64, batch = 128, shards = 1, steps = 4000;
   double learning_rate = 3e-3;
-  int seeds = 3;
-  Index horizon = 200;
-  std::string json;
+  Index seeds = 3, horizon = 200;
+  Index threads = static_cast<Index>(std::max(1u, std::thread::hardware_concurrency()));
+  std::string output;
 };
+
+constexpr std::array updates{ddl::UpdateRule::delta, ddl::UpdateRule::additive};
 
 Net::Settings settings_of(const Options& options, ddl::UpdateRule update) {
   Net::Settings settings{.inputs = 6,
@@ -127,9 +126,32 @@ Net::Settings settings_of(const Options& options, ddl::UpdateRule update) {
   return settings;
 }
 
-struct Progress {
-  std::atomic<Index> step{0};
-  std::atomic<double> loss{0};
+/// One line for all runs, with the losses of those that are trained: a mean over the last steps.
+class Progress {
+ public:
+  explicit Progress(const Options& options)
+      : steps_(options.seeds * options.steps * static_cast<Index>(updates.size())) {}
+
+  /// The observer of a run of updates[kind].
+  auto observer(std::size_t kind) {
+    return [this, kind, mean = 0.0](const auto& context) mutable {
+      const double loss = context.report.loss;
+      mean = mean > 0 ? 0.99 * mean + 0.01 * loss : loss;
+      const std::lock_guard lock(mutex_);
+      losses_[kind] = mean;
+      const double share = static_cast<double>(++made_) / static_cast<double>(steps_);
+      if (!line_.due(share)) return;
+      char text[96];
+      std::snprintf(text, sizeof text, "  loss: delta %.2e, additive %.2e", losses_[0], losses_[1]);
+      line_.draw("", share, text);
+    };
+  }
+
+ private:
+  std::mutex mutex_;
+  Index steps_, made_ = 0;
+  std::array<double, 2> losses_{};
+  ddl::ProgressLine line_{stdout};
 };
 
 struct Trained {
@@ -138,37 +160,15 @@ struct Trained {
 };
 
 Trained train(const Options& options, ddl::UpdateRule update, const Data& data, std::uint64_t seed,
-              Progress& progress) {
-  Trained result{Net(settings_of(options, update), seed)};
-  Net& net = result.net;
-  auto tape = net.make_tape();
-  auto gradient = ddl::zeros_like(net);
-  ddl::AdamW optimizer(net, {.weight_decay = 1e-4});
+              const ddl::ThreadPool& pool, auto observer) {
+  ddl::TrainingRun run(Net(settings_of(options, update), seed), {.weight_decay = 1e-4});
+  ddl::SupervisedBatches<float> batches(
+      data.view(), {.batch_size = options.batch, .seed = seed + 1000, .shards = options.shards});
   const ddl::WarmupCosine schedule(
       {.peak = options.learning_rate, .warmup = options.steps / 20, .steps = options.steps});
-  ddl::Random random(seed + 1000);
-  Batch x(6, options.batch), target(4, options.batch), grad(4, options.batch);
-
-  const auto start = Clock::now();
-  double smooth = 0;
-  for (Index step = 0; step < options.steps; ++step) {
-    for (Index n = 0; n < options.batch; ++n) {
-      const Index sample = random.below(data.inputs.cols());
-      x.col(n) = data.inputs.col(sample);
-      target.col(n) = data.targets.col(sample);
-    }
-    const double loss = ddl::mean_squared_error(net.forward(x, tape), target, grad);
-    ddl::set_zero(gradient);
-    net.backward(grad, tape, gradient);
-    ddl::clip_global_norm(gradient, 1.0);
-    optimizer.settings.learning_rate = schedule(step);
-    optimizer.step(net, gradient);
-    smooth = step == 0 ? loss : 0.99 * smooth + 0.01 * loss;
-    progress.loss = smooth;
-    progress.step = step + 1;
-  }
-  result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  return result;
+  const auto fitted =
+      fit_on(pool, run, batches, {.steps = options.steps, .learning_rate = schedule}, observer);
+  return {std::move(run.model), fitted.last.seconds};
 }
 
 // ---- evaluation
@@ -180,9 +180,9 @@ struct Gates {
 };
 
 struct Result {
-  double one_step = 0;  // RMS error of one step, in units of the RMS change of a step
-  double roll_out = 0;  // RMS error of the angles after `horizon` steps, rad
-  double drift = 0;     // mean |E - E_0| over the roll-outs, J
+  double one_step = 0;                // RMS error of one step, in units of the RMS change of a step
+  std::vector<double> roll_out = {};  // RMS error of the angles after 1, 2, .. steps, rad
+  double drift = 0;                   // mean |E - E_0| over the roll-outs, J
   Index parameters = 0;
   double seconds = 0;
   std::vector<Gates> gates;
@@ -237,39 +237,12 @@ Result evaluate(const Options& options, const Trained& trained, const Data& trai
     for (Index n = 0; n < starts; ++n)
       result.drift +=
           std::abs(energy(rolled.col(n)) - first_energy[n]) / static_cast<double>(starts * options.horizon);
+    result.roll_out.push_back((rolled - truth).topRows(2).norm() / std::sqrt(2.0 * starts));
   }
-  result.roll_out = (rolled - truth).topRows(2).norm() / std::sqrt(2.0 * starts);
   return result;
 }
 
 // ---- report
-
-constexpr std::array updates{ddl::UpdateRule::delta, ddl::UpdateRule::additive};
-
-using Runs = std::array<std::future<Trained>, 2>;
-
-/// Redraws one line until both runs have ended; without a terminal, prints it once.
-void show_progress(const Options& options, int seed, const Runs& runs,
-                   const std::array<Progress, 2>& progress) {
-  const bool terminal = isatty(STDOUT_FILENO) != 0;
-  const auto start = Clock::now();
-  for (bool done = false; !done;) {
-    done = std::ranges::all_of(runs, [](const auto& run) {
-      return run.wait_for(std::chrono::milliseconds(50)) == std::future_status::ready;
-    });
-    if (!terminal && !done) continue;
-    const Index steps = progress[0].step + progress[1].step;
-    const double share = static_cast<double>(steps) / static_cast<double>(2 * options.steps);
-    const double speed = static_cast<double>(steps * options.batch) /
-                         std::chrono::duration<double>(Clock::now() - start).count();
-    std::string bar(30, '.');
-    std::fill_n(bar.begin(), static_cast<int>(share * 30), '#');
-    std::printf("%sseed %d/%d [%s] %3.0f %%  loss: delta %.2e, additive %.2e  %.0f samples/s%s",
-                terminal ? "\r" : "", seed + 1, options.seeds, bar.c_str(), share * 100,
-                progress[0].loss.load(), progress[1].loss.load(), speed, done ? "\n" : "");
-    std::fflush(stdout);
-  }
-}
 
 /// "mean +- standard deviation" over the seeds.
 template <class F>
@@ -286,15 +259,16 @@ std::string over_seeds(const std::vector<Result>& results, const char* format, c
 }
 
 void print_report(const Options& options, const std::array<std::vector<Result>, 2>& results) {
-  std::printf("\n%d seeds, mean +- standard deviation\n\n%-44s %-22s %-22s\n", options.seeds, "", "delta",
-              "additive control");
+  std::printf("\n%ld seeds, mean +- standard deviation\n\n%-44s %-22s %-22s\n", long(options.seeds), "",
+              "delta", "additive control");
   const auto row = [&](const std::string& label, const char* format, const auto& figure) {
     std::printf("%-44s %-22s %-22s\n", label.c_str(), over_seeds(results[0], format, figure).c_str(),
                 over_seeds(results[1], format, figure).c_str());
   };
   const std::string horizon = std::to_string(options.horizon);
   row("one-step error (share of a step's change)", "%.5f", [](const Result& r) { return r.one_step; });
-  row("angle error after " + horizon + " steps (rad)", "%.3f", [](const Result& r) { return r.roll_out; });
+  row("angle error after " + horizon + " steps (rad)", "%.3f",
+      [](const Result& r) { return r.roll_out.back(); });
   row("energy drift over " + horizon + " steps (J)", "%.3f", [](const Result& r) { return r.drift; });
   row("training time (s)", "%.1f", [](const Result& r) { return r.seconds; });
   std::printf("%-44s %-22ld %-22ld\n", "parameters", static_cast<long>(results[0][0].parameters),
@@ -306,25 +280,27 @@ void print_report(const Options& options, const std::array<std::vector<Result>, 
     Gates mean;
     for (const auto& r : results[0])
       for (std::size_t i = 0; i < 3; ++i) {
-        mean.quantiles[i] += r.gates[l].quantiles[i] / options.seeds;
-        mean.shares[i] += 100 * r.gates[l].shares[i] / options.seeds;
+        mean.quantiles[i] += r.gates[l].quantiles[i] / static_cast<double>(options.seeds);
+        mean.shares[i] += 100 * r.gates[l].shares[i] / static_cast<double>(options.seeds);
       }
     std::printf("%5zu   %11.2f %6.2f %6.2f    %7.0f %%   %7.0f %%   %7.0f %%\n", l + 1, mean.quantiles[0],
                 mean.quantiles[1], mean.quantiles[2], mean.shares[0], mean.shares[1], mean.shares[2]);
   }
 }
 
-void write_json(const Options& options, const std::array<std::vector<Result>, 2>& results) {
+void write_results(const Options& options, const std::array<std::vector<Result>, 2>& results) {
   nlohmann::json document = {{"settings",
                               {{"width", options.width},
                                {"value_channels", options.value_channels},
                                {"depth", options.depth},
                                {"hidden", options.hidden},
                                {"batch", options.batch},
+                               {"shards", options.shards},
                                {"steps", options.steps},
                                {"learning_rate", options.learning_rate},
                                {"horizon", options.horizon}}},
                              {"runs", nlohmann::json::array()}};
+  plots::Table table("run,seed,seconds,error");
   for (std::size_t kind = 0; kind < 2; ++kind)
     for (std::size_t seed = 0; seed < results[kind].size(); ++seed) {
       const Result& r = results[kind][seed];
@@ -336,12 +312,18 @@ void write_json(const Options& options, const std::array<std::vector<Result>, 2>
                                   {"seed", seed},
                                   {"parameters", r.parameters},
                                   {"one_step_error", r.one_step},
-                                  {"angle_error_rad", r.roll_out},
+                                  {"angle_error_rad", r.roll_out.back()},
                                   {"energy_drift_J", r.drift},
                                   {"seconds", r.seconds},
                                   {"gates", gates}});
+      for (std::size_t i = 0; i < r.roll_out.size(); ++i)
+        table.add(name_of(updates[kind]), seed, time_step * static_cast<double>(i + 1), r.roll_out[i]);
     }
-  training::write_json(options.json, document);
+  training::write_json(options.output + ".json", document);
+  table.save(options.output + ".csv");
+  std::printf("\nresults: %s.json\n", options.output.c_str());
+  plots::draw("training.gp", options.output + ".csv", options.output,
+              "xlabel='seconds ahead'; ylabel='error of the predicted angles (rad)'; logy=1");
 }
 
 }  // namespace
@@ -357,38 +339,43 @@ int main(int argc, char** argv) {
     options::add(app, "--depth", options.depth, options::size, "number of blocks");
     options::add(app, "--hidden", options.hidden, options::size, "width of the sublayers' hidden layer");
     options::add(app, "--batch", options.batch, options::size, "samples a step");
+    options::add(app, "--shards", options.shards, options::size,
+                 "parts of a batch that threads compute side by side");
     options::add(app, "--steps", options.steps, options::size, "training steps");
     options::add(app, "--learning-rate", options.learning_rate, options::positive, "peak of the schedule");
-    options::add(app, "--seeds", options.seeds, options::Range<int>{1}, "number of seeds");
+    options::add(app, "--seeds", options.seeds, options::size, "number of seeds");
     options::add(app, "--horizon", options.horizon, options::size, "steps of a roll-out");
-    app.add_option("--json", options.json, "write the results to this file");
+    options::add(app, "--threads", options.threads, options::threads, "all of them give the same results");
+    app.add_option("--output", options.output,
+                   "write OUTPUT.json, a table and a picture: OUTPUT.csv, OUTPUT.svg and OUTPUT.png");
     CLI11_PARSE(app, argc, argv);
-    if (!options.json.empty()) training::check_writable(options.json);
+    if (!options.output.empty()) training::check_writable(options.output + ".json");
 
     const Data train_data = simulate(300, 100, 1), test_data = simulate(40, 100, 2);
     std::printf(
         "Double pendulum: %ld pairs of states %g s apart to learn from, %ld to test on.\n"
         "A DeltaResNet edits its state, X + beta k (v - X^T k)^T; the control adds to it, X + F(X).\n"
-        "width %ld, value channels %ld, depth %ld, %ld steps of %ld samples; both nets train side by "
-        "side.\n\n",
-        static_cast<long>(train_data.inputs.cols()), time_step, static_cast<long>(test_data.inputs.cols()),
+        "Width %ld, value channels %ld, depth %ld; %ld steps of %ld samples, %ld seeds.\n\n",
+        static_cast<long>(train_data.size()), time_step, static_cast<long>(test_data.size()),
         static_cast<long>(options.width), static_cast<long>(options.value_channels),
-        static_cast<long>(options.depth), static_cast<long>(options.steps), static_cast<long>(options.batch));
+        static_cast<long>(options.depth), static_cast<long>(options.steps), static_cast<long>(options.batch),
+        static_cast<long>(options.seeds));
+    std::fflush(stdout);
 
     std::array<std::vector<Result>, 2> results;
-    for (int seed = 0; seed < options.seeds; ++seed) {
-      std::array<Progress, 2> progress;
-      Runs runs;
-      for (std::size_t kind = 0; kind < 2; ++kind)
-        runs[kind] = std::async(std::launch::async, [&, kind] {
-          return train(options, updates[kind], train_data, static_cast<std::uint64_t>(seed), progress[kind]);
-        });
-      show_progress(options, seed, runs, progress);
-      for (std::size_t kind = 0; kind < 2; ++kind)
-        results[kind].push_back(evaluate(options, runs[kind].get(), train_data, test_data));
+    for (auto& of_seeds : results) of_seeds.resize(static_cast<std::size_t>(options.seeds));
+    const ddl::ThreadPool pool(options.threads);
+    {
+      Progress progress(options);
+      pool.for_each(2 * options.seeds, [&](Index run) {
+        const auto kind = static_cast<std::size_t>(run % 2), seed = static_cast<std::size_t>(run / 2);
+        const Trained trained =
+            train(options, updates[kind], train_data, seed, pool, progress.observer(kind));
+        results[kind][seed] = evaluate(options, trained, train_data, test_data);
+      });
     }
     print_report(options, results);
-    if (!options.json.empty()) write_json(options, results);
+    if (!options.output.empty()) write_results(options, results);
     return 0;
   });
 }

@@ -37,8 +37,8 @@ class Table {
   std::string text_;
 };
 
-/// Draws OUTPUT.svg and OUTPUT.png from `input` by examples/plots/SCRIPT where gnuplot is found, and prints the command
-/// that does so.
+/// Draws OUTPUT.svg and OUTPUT.png from `input` by examples/plots/SCRIPT where gnuplot is found. Prints where they are, and
+/// the command.
 inline void draw(const std::string& script, const std::string& input, const std::string& output,
                  const std::string& more = {}) {
   const auto is_plain = [](const std::string& text) {
@@ -52,7 +52,9 @@ inline void draw(const std::string& script, const std::string& input, const std:
                               (more.empty() ? "" : "; " + more) + "\" '" DDL_PLOTS "/" + script + "'";
   const bool has_gnuplot = std::system("command -v gnuplot > /dev/null 2>&1") == 0;
   const bool drawn = has_gnuplot && std::system(command.c_str()) == 0;
-  std::printf("%s %s\n", drawn ? "drawn by:" : has_gnuplot ? "failed:  " : "to draw: ", command.c_str());
+  if (drawn) std::printf("picture: %s.svg, %s.png\n", output.c_str(), output.c_str());
+  if (!has_gnuplot) std::printf("no picture, as gnuplot is not installed (Debian: gnuplot-nox)\n");
+  std::printf("%s %s\n", drawn ? "drawn by:" : has_gnuplot ? "failed:" : "to draw it:", command.c_str());
 }
 
 }  // namespace plots

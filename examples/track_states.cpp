@@ -10,11 +10,13 @@
 #include <chrono>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 
 #include <CLI/CLI.hpp>
 
 #include <ddl/core/thread_pool.hpp>
+#include <ddl/data/language.hpp>
 #include <ddl/model/delta_transformer.hpp>
 #include <ddl/nn/delta_rule.hpp>
 #include <ddl/train/fit.hpp>
@@ -39,7 +41,7 @@ struct Options {
   std::vector<std::string> mixers = {"delta_rule"}, betas = {"1", "2"}, residuals = {"additive"};
   std::vector<Index> edits = {1};
   Index layers = 1, width = 64, heads = 4, convolution = 4;
-  Index length = 64, test_length = 512, test_sequences = 512, batch = 32, steps = 800, seeds = 3;
+  Index length = 64, test_length = 512, test_sequences = 512, batch = 32, shards = 1, steps = 800, seeds = 3;
   Index threads = static_cast<Index>(std::max(1u, std::thread::hardware_concurrency()));
   double learning_rate = 3e-3, weight_decay = 0.01, time_limit = 0;
 
@@ -76,9 +78,10 @@ struct Options {
     add(app, "--test-length", test_length, options::size, "tokens of a sequence in the test");
     add(app, "--test-sequences", test_sequences, options::size, "sequences in the test");
     add(app, "--batch", batch, options::size, "sequences a step");
+    add(app, "--shards", shards, options::size, "parts of a batch that threads compute side by side");
     add(app, "--steps", steps, options::size, "training steps");
     add(app, "--seeds", seeds, options::size, "runs of each model");
-    add(app, "--threads", threads, options::threads, "runs at the same time, each on one thread");
+    add(app, "--threads", threads, options::threads, "threads: of several runs, or of the shards of one");
     add(app, "--time-limit", time_limit, options::non_negative, "seconds of training for each run; 0: none");
     add(app, "--learning-rate", learning_rate, options::positive, "peak of the schedule");
     add(app, "--weight-decay", weight_decay, options::non_negative, "AdamW's");
@@ -101,6 +104,7 @@ struct Options {
             {"test_length", test_length},
             {"test_sequences", test_sequences},
             {"batch", batch},
+            {"shards", shards},
             {"steps", steps},
             {"seeds", seeds},
             {"time_limit", time_limit},
@@ -115,8 +119,9 @@ struct Options {
 /// own: state x is word tokens + x of the vocabulary.
 class StateBatches {
  public:
-  StateBatches(const Automaton& automaton, Index sequences, Index length, std::uint64_t seed)
-      : automaton_(automaton), sequences_(sequences), length_(length), random_(seed) {}
+  StateBatches(const Automaton& automaton, Index sequences, Index length, std::uint64_t seed,
+               Index shards = 1)
+      : automaton_(automaton), sequences_(sequences), length_(length), shards_(shards), random_(seed) {}
 
   void next() {
     tokens_.clear();
@@ -134,18 +139,18 @@ class StateBatches {
   Index samples() const { return sequences_ * length_; }
   const std::vector<int>& labels() const { return labels_; }
 
-  template <class Logits, ddl::Executor E>
-  double loss(const Logits& logits, ddl::Matrix<float>& grad, const E& executor) const {
-    return ddl::softmax_cross_entropy(logits, labels_, grad, executor);
-  }
-  template <class Logits>
-  double correct(const Logits& logits) const {
-    return static_cast<double>(ddl::correct_predictions(logits, labels_));
+  Index shards() const { return shards_; }
+  ddl::LanguageShard<float> shard(Index s) const {
+    const Index begin = sequences_ * s / shards_ * length_, end = sequences_ * (s + 1) / shards_ * length_;
+    const auto of_shard = [&](const std::vector<int>& all) {
+      return std::span(all).subspan(std::size_t(begin), std::size_t(end - begin));
+    };
+    return {{of_shard(tokens_), length_}, of_shard(labels_), double(samples())};
   }
 
  private:
   const Automaton& automaton_;
-  Index sequences_, length_;
+  Index sequences_, length_, shards_;
   ddl::Random random_;
   std::vector<int> tokens_, labels_;
 };
@@ -268,7 +273,7 @@ void record_betas(const Net& net, const Automaton& automaton, const Options& o, 
 
 template <class Mixer, class... Observers>
 Run train_with(const Options& o, const Model& model, const Automaton& automaton, std::uint64_t seed,
-               Observers&&... observers) {
+               const ddl::ThreadPool& pool, Observers&&... observers) {
   using Net = ddl::DeltaTransformer<float, Mixer>;
   typename Net::Settings settings;
   settings.vocabulary = automaton.tokens + automaton.states;
@@ -280,10 +285,11 @@ Run train_with(const Options& o, const Model& model, const Automaton& automaton,
                     : model.residual == "delta"  ? ddl::UpdateRule::delta
                                                  : ddl::UpdateRule::write_only;
   ddl::TrainingRun<Net> run(Net(settings, seed), {.weight_decay = o.weight_decay});
-  StateBatches batches(automaton, o.batch, o.length, seed);
+  StateBatches batches(automaton, o.batch, o.length, seed, o.shards);
   const ddl::WarmupCosine schedule(
       {.peak = o.learning_rate, .warmup = std::min(o.steps, o.steps / 20 + 1), .steps = o.steps});
-  const auto last = fit(run, batches, {.steps = o.steps, .learning_rate = schedule}, observers...).last;
+  const auto last =
+      fit_on(pool, run, batches, {.steps = o.steps, .learning_rate = schedule}, observers...).last;
   Run result{.accuracy = test(run.model, automaton, o),
              .loss = last.loss,
              .seconds = last.seconds,
@@ -295,10 +301,10 @@ Run train_with(const Options& o, const Model& model, const Automaton& automaton,
 
 template <class... Observers>
 Run train(const Options& o, const Model& model, const Automaton& automaton, std::uint64_t seed,
-          Observers&&... observers) {
+          const ddl::ThreadPool& pool, Observers&&... observers) {
   if (model.mixer == "attention")
-    return train_with<ddl::CausalSelfAttention<float>>(o, model, automaton, seed, observers...);
-  return train_with<ddl::DeltaRule<float>>(o, model, automaton, seed, observers...);
+    return train_with<ddl::CausalSelfAttention<float>>(o, model, automaton, seed, pool, observers...);
+  return train_with<ddl::DeltaRule<float>>(o, model, automaton, seed, pool, observers...);
 }
 
 // ---- what is shown
@@ -311,7 +317,7 @@ std::vector<Index> lengths_of(const Options& o) {
   return lengths;
 }
 
-/// Progress of all runs: on a terminal a line that is redrawn, and a line for each run that has finished.
+/// Progress of all runs, on a terminal: a line that is redrawn. Each run that has finished gets a line of its own.
 class Progress {
  public:
   explicit Progress(Index steps) : steps_(steps) {}
@@ -321,18 +327,18 @@ class Progress {
   void operator()(const Context& context) {
     const std::lock_guard lock(mutex_);
     ++made_;
-    const auto now = Clock::now();
-    if (!ddl::is_terminal(stderr) || now - drawn_ < std::chrono::milliseconds(200)) return;
-    drawn_ = now;
-    const double seconds = std::chrono::duration<double>(now - begun_).count();
-    std::fprintf(stderr, "\r%3.0f %%  %.0f steps/s  %.0f s left, loss %.4f \033[K",
-                 100 * double(made_) / double(steps_), double(made_) / seconds,
-                 seconds / double(made_) * double(steps_ - made_), context.report.loss);
+    const double share = double(made_) / double(steps_);
+    if (!shows_ || !line_.due(share)) return;
+    const double seconds = std::chrono::duration<double>(Clock::now() - begun_).count();
+    char text[96];
+    std::snprintf(text, sizeof text, "  %.0f steps/s  %.0f s left  loss %.4f", double(made_) / seconds,
+                  seconds / share - seconds, context.report.loss);
+    line_.draw("", share, text);
   }
   void finished(const Options& o, const Model& model, Index seed, const Run& run) {
     const std::lock_guard lock(mutex_);
     made_ += o.steps - run.steps;
-    if (ddl::is_terminal(stderr)) std::fprintf(stderr, "\r\033[K");
+    line_.erase();
     std::printf("%-30s seed %ld: loss %.4f after %ld steps, %.1f s; right after", model.name().c_str(),
                 long(seed), run.loss, long(run.steps), run.seconds);
     for (const Index length : lengths_of(o))
@@ -345,7 +351,9 @@ class Progress {
   using Clock = std::chrono::steady_clock;
   std::mutex mutex_;
   Index steps_, made_ = 0;
-  Clock::time_point begun_ = Clock::now(), drawn_ = begun_;
+  Clock::time_point begun_ = Clock::now();
+  ddl::ProgressLine line_{stderr};
+  const bool shows_ = ddl::is_terminal(stderr);
 };
 
 void print_table(const Options& o, const std::vector<Model>& models, const Automaton& automaton) {
@@ -425,6 +433,9 @@ int main(int argc, char** argv) {
         "Trains token mixers to follow the state of a finite automaton, and tests them on longer sequences.");
     o.add_to(app);
     CLI11_PARSE(app, argc, argv);
+    if (o.shards > o.batch)
+      throw std::runtime_error("--shards is " + std::to_string(o.shards) + ", expected at most " +
+                               std::to_string(o.batch) + ", the sequences of a batch");
     if (!o.output.empty()) training::check_writable(o.output + ".json");
 
     const Automaton automaton = automata::named(o.task);
@@ -452,7 +463,8 @@ int main(int argc, char** argv) {
             Model& model = models[std::size_t(i % count)];
             const Index seed = i / count;
             if (stop.caught()) return;
-            Run run = train(o, model, automaton, static_cast<std::uint64_t>(seed), progress, limit, stop);
+            Run run =
+                train(o, model, automaton, static_cast<std::uint64_t>(seed), pool, progress, limit, stop);
             if (stop.caught()) return;
             progress.finished(o, model, seed, run);
             model.runs[std::size_t(seed)] = std::move(run);

@@ -3,6 +3,7 @@
 #
 #   input    CSV with a header line and the columns run,seed,step,value; every seed of a run has the same steps
 #   output   name of the pictures, without .svg and .png
+#   xlabel   (optional) what a step is
 #   ylabel   (optional) what the value is, with its unit, "loss (nats)"
 #   logy     (optional) 1 for a logarithmic axis
 #
@@ -10,6 +11,7 @@
 
 if (!exists("input")) input = "training.csv"
 if (!exists("output")) output = "training"
+if (!exists("xlabel")) xlabel = "training step"
 if (!exists("ylabel")) ylabel = "loss"
 if (!exists("logy")) logy = 0
 
@@ -20,7 +22,7 @@ band(run) = sprintf("< awk -F, -v run='%s' 'NR > 1 && $1 == run { if (!n[$3]++) 
 
 if (logy) set logscale y
 set format y "%g"
-set xlabel "training step"
+set xlabel xlabel
 set ylabel ylabel
 set grid ytics lc rgb "#dddddd" lw 1
 set border 3

@@ -176,6 +176,24 @@ shards() {
   says err "shards is 2, expected 4"
   expect 1 train --epochs 1 --shards 81
   says err "shards is 81, expected 1 to 80, the size of a batch"
+  run="$bin/learn_dynamics --steps 20 --seeds 2 --horizon 10 --shards 3"
+  expect 0 $run --threads 1 --output one
+  expect 0 $run --threads 4 --output four
+  cmp one.csv four.csv || fail "threads change the results of learn_dynamics"
+  says one.json '"shards": 3'
+  if command -v gnuplot >/dev/null; then
+    says out "picture: four.svg, four.png"
+    [ -s four.svg ] && [ -s four.png ] || fail "no picture"
+  else
+    says out "to draw it: gnuplot "
+  fi
+  run="$bin/track_states --steps 4 --width 16 --heads 2 --length 8 --test-length 16 --batch 8 --seeds 2 --shards 3"
+  expect 0 $run --threads 1 --output one
+  expect 0 $run --threads 4 --output four
+  cmp one.csv four.csv || fail "threads change the results of track_states"
+  says one.json '"shards": 3'
+  expect 1 $run --batch 2
+  says err "--shards is 3, expected at most 2, the sequences of a batch"
 }
 mixers() {
   local sizes="--layers 1 --width 16 --context 16 --threads 1 --sample 0"
