@@ -187,12 +187,15 @@ shards() {
   else
     says out "to draw it: gnuplot "
   fi
-  run="$bin/track_states --steps 4 --width 16 --heads 2 --length 8 --test-length 16 --batch 8 --seeds 2 --shards 3"
-  expect 0 $run --threads 1 --output one
-  expect 0 $run --threads 4 --output four
+  run="$bin/track_states --steps 4 --width 16 --heads 2 --length 8 --test-length 16 --seeds 1 --beta 2"
+  expect 0 $run --batch 8 --shards 1 --output whole
+  expect 0 $run --batch 8 --shards 3 --threads 1 --output one
+  expect 0 $run --batch 8 --shards 3 --threads 4 --output four
   cmp one.csv four.csv || fail "threads change the results of track_states"
   says one.json '"shards": 3'
-  expect 1 $run --batch 2
+  [ "$(grep -h '"loss"' whole.json one.json | awk '{ if (x) print x - $2 < 1e-4 && $2 - x < 1e-4; x = $2 }')" = 1 ] ||
+    fail "shards change the loss of track_states by more than rounding"
+  expect 1 $run --batch 2 --shards 3
   says err "--shards is 3, expected at most 2, the sequences of a batch"
 }
 mixers() {
