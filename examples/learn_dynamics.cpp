@@ -259,10 +259,10 @@ std::string over_seeds(const std::vector<Result>& results, const char* format, c
 }
 
 void print_report(const Options& options, const std::array<std::vector<Result>, 2>& results) {
-  std::printf("\n%ld seeds, mean +- standard deviation\n\n%-44s %-22s %-22s\n", long(options.seeds), "",
-              "delta", "additive control");
+  std::printf("\n%ld seeds, mean +- standard deviation\n\n%-41s %-18s %s\n", long(options.seeds), "", "delta",
+              "additive control");
   const auto row = [&](const std::string& label, const char* format, const auto& figure) {
-    std::printf("%-44s %-22s %-22s\n", label.c_str(), over_seeds(results[0], format, figure).c_str(),
+    std::printf("%-41s %-18s %s\n", label.c_str(), over_seeds(results[0], format, figure).c_str(),
                 over_seeds(results[1], format, figure).c_str());
   };
   const std::string horizon = std::to_string(options.horizon);
@@ -271,10 +271,10 @@ void print_report(const Options& options, const std::array<std::vector<Result>, 
       [](const Result& r) { return r.roll_out.back(); });
   row("energy drift over " + horizon + " steps (J)", "%.3f", [](const Result& r) { return r.drift; });
   row("training time (s)", "%.1f", [](const Result& r) { return r.seconds; });
-  std::printf("%-44s %-22ld %-22ld\n", "parameters", static_cast<long>(results[0][0].parameters),
+  std::printf("%-41s %-18ld %ld\n", "parameters", static_cast<long>(results[0][0].parameters),
               static_cast<long>(results[1][0].parameters));
 
-  std::printf("\nWhere the gates settled (beta: 0 keeps, 1 overwrites, 2 reflects), mean over seeds\n\n");
+  std::printf("\nWhere the gates settled (0 keeps, 1 overwrites, 2 reflects), mean over seeds\n\n");
   std::printf("layer   beta at 5 %%   50 %%   95 %%     identity  projection  reflection\n");
   for (std::size_t l = 0; l < results[0][0].gates.size(); ++l) {
     Gates mean;
@@ -353,8 +353,9 @@ int main(int argc, char** argv) {
 
     const Data train_data = simulate(300, 100, 1), test_data = simulate(40, 100, 2);
     std::printf(
-        "Double pendulum: %ld pairs of states %g s apart to learn from, %ld to test on.\n"
-        "A DeltaResNet edits its state, X + beta k (v - X^T k)^T; the control adds to it, X + F(X).\n"
+        "Double pendulum: %ld pairs of states %g s apart to learn from, %ld to test.\n"
+        "A DeltaResNet edits its state, X + beta k (v - X^T k)^T.\n"
+        "The additive control adds to it, X + F(X).\n"
         "Width %ld, value channels %ld, depth %ld; %ld steps of %ld samples, %ld seeds.\n\n",
         static_cast<long>(train_data.size()), time_step, static_cast<long>(test_data.size()),
         static_cast<long>(options.width), static_cast<long>(options.value_channels),
