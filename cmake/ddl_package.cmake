@@ -34,4 +34,5 @@ if(DDL_GZIP)
 endif()
 set(CPACK_INSTALLED_DIRECTORIES ${documents} /usr/share/doc/libddl-dev)
 
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # no program is installed, so none is built first
 include(CPack)
