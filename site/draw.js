@@ -7,7 +7,7 @@
 const names = ['ink', 'muted', 'line', 'grid', 'card', 'accent', 'blue', 'orange', 'blue-soft', 'orange-soft'];
 const dark = window.matchMedia('(prefers-color-scheme: dark)');
 let cached = null;
-dark.addEventListener('change', () => { cached = null; });
+dark.addEventListener('change', () => (cached = null));
 
 /** Whether the reader asked the system for less motion. */
 export const reducedMotion = () => window.matchMedia('(prefers-reduced-motion: reduce)').matches;
@@ -52,11 +52,11 @@ export class Surface {
     this.requested = true;
     requestAnimationFrame(() => {
       this.requested = false;
-      const { canvas, context } = this;
+      const {canvas, context} = this;
       const width = canvas.clientWidth, height = canvas.clientHeight, ratio = window.devicePixelRatio || 1;
       if (!width || !height) return;
       const columns = Math.round(width * ratio), rows = Math.round(height * ratio);
-      if (canvas.width !== columns || canvas.height !== rows) Object.assign(canvas, { width: columns, height: rows });
+      if (canvas.width !== columns || canvas.height !== rows) Object.assign(canvas, {width: columns, height: rows});
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       context.clearRect(0, 0, width, height);
       context.font = '12px system-ui, sans-serif';
@@ -88,7 +88,7 @@ const tickText = (x) => (Math.abs(x) >= 10000 ? `${x / 1000}k` : String(Number(x
  * @param {string} [options.yLabel]
  * @param {{x: ArrayLike<number>, y: ArrayLike<number>, colour: string, dashed?: boolean, dots?: boolean}[]} options.series
  */
-export function chart(context, box, { x, y, log = false, xLabel = '', yLabel = '', series }) {
+export function chart(context, box, {x, y, log = false, xLabel = '', yLabel = '', series}) {
   const c = colours();
   const left = box.x + 40, right = box.x + box.width - 8, top = box.y + (yLabel ? 20 : 8), bottom = box.y + box.height - 32;
   const scale = (v) => (log ? Math.log10(Math.max(v, Number.MIN_VALUE)) : v);
@@ -96,7 +96,7 @@ export function chart(context, box, { x, y, log = false, xLabel = '', yLabel = '
   const px = (v) => left + ((v - x[0]) / (x[1] - x[0] || 1)) * (right - left);
   const py = (v) => bottom - ((scale(v) - low) / (high - low || 1)) * (bottom - top);
   const yTicks = log
-    ? Array.from({ length: Math.floor(high + 1e-9) - Math.ceil(low - 1e-9) + 1 }, (_, i) => 10 ** (Math.ceil(low - 1e-9) + i))
+    ? Array.from({length: Math.floor(high + 1e-9) - Math.ceil(low - 1e-9) + 1}, (_, i) => 10 ** (Math.ceil(low - 1e-9) + i))
     : ticks(y[0], y[1]);
 
   context.lineWidth = 1;
@@ -202,7 +202,7 @@ export class Handle {
    * @param {(x: number, y: number) => void} options.onDrag  the pointer, in pixels of the stage
    * @param {(right: number, up: number) => void} options.onKey  -1, 0 or 1; ten times as much with Shift
    */
-  constructor(stage, { label, text, range, onDrag, onKey }) {
+  constructor(stage, {label, text, range, onDrag, onKey}) {
     const element = document.createElement('div');
     element.className = 'handle';
     element.tabIndex = 0;
@@ -213,7 +213,7 @@ export class Handle {
     element.setAttribute('aria-valuemax', range[1]);
     element.addEventListener('pointerdown', (event) => {
       element.setPointerCapture(event.pointerId);
-      element.focus({ preventScroll: true });
+      element.focus({preventScroll: true });
       event.preventDefault();
     });
     element.addEventListener('pointermove', (event) => {
@@ -222,7 +222,7 @@ export class Handle {
       onDrag(event.clientX - frame.left, event.clientY - frame.top);
     });
     element.addEventListener('keydown', (event) => {
-      const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+      const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
       if (!step) return;
       event.preventDefault();
       onKey(...step.map((s) => s * (event.shiftKey ? 10 : 1)));
