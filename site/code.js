@@ -42,11 +42,13 @@ ${Array.from(labels, (_, n) => `      ${literal(points[2 * n])}, ${literal(point
   return data;
 }`;
 
-/** A float literal that is read back as the same number. */
-const literal = (x) => {
-  const text = String(Number(Math.fround(x).toPrecision(9)));
+/** The shortest float literal that is read back as the same number. */
+function literal(x) {
+  const number = Math.fround(x);
+  let text = '';
+  for (let digits = 1; Math.fround(Number(text || NaN)) !== number; ++digits) text = String(Number(number.toPrecision(digits)));
   return `${/[.e]/.test(text) ? text : `${text}.0`}f`;
-};
+}
 
 /**
  * The program. It trains as many steps as asked for and prints the loss and the accuracy that the page shows then, up to

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /** @file The part "depth": a DeltaResNet learns two classes of points, and what its gates do is shown layer by layer. */
 import {program} from './code.js';
-import {Surface, arrow, chart, colours, decimal, dot, histogram, line, rgb} from './draw.js';
+import {Surface, chart, colours, decimal, dot, histogram, line, rgb} from './draw.js';
 
 const numbers = (values) => values.map((value) => [value, String(value)]);
 const choices = {
@@ -32,7 +32,7 @@ const select = ([name, [label, options]]) => `<label>${label}
 
 const html = `
   <form class="panel stack">
-    <div class="controls">
+    <div class="settings">
       ${Object.entries(choices).map(select).join('')}
       <label>Seed <input type="number" name="seed" min="0" max="999999" step="1" value="${defaults.seed}" required></label>
     </div>
@@ -42,6 +42,9 @@ const html = `
         <button type="button" class="primary" name="run">Start</button>
         <button type="button" name="step">Step</button>
         <button type="button" name="reset">Reset</button>
+        <label>Speed <select name="speed">
+          <option value="1">1 step a frame</option><option value="4">4 steps a frame</option>
+          <option value="16">16 steps a frame</option><option value="0">as fast as it can</option></select></label>
       </div>
       <dl class="figures">
         <div><dt>Step</dt><dd data-out="step">0</dd></div>
@@ -136,6 +139,8 @@ export async function mount(element, loadEngine) {
     button('step').disabled = on;
   }
 
+  const start = () => engine.start({stepsPerFrame: Number(form.elements.speed.value)});
+
   function complain(message) {
     const error = element.querySelector('.error');
     error.textContent = message ?? '';
@@ -173,7 +178,7 @@ export async function mount(element, loadEngine) {
       await engine.reset(chosen);
       data = await engine.call('points');
       setRunning(goOn);
-      if (goOn) engine.start();
+      if (goOn) start();
     } catch (error) {
       complain(error.message);
     }
@@ -270,7 +275,7 @@ export async function mount(element, loadEngine) {
     context.fillStyle = c.muted;
     context.textBaseline = 'middle';
     if (!frame || frame.before.length !== depth) {
-      context.fillText(frame ? 'The additive rule has no gates to show.' : 'Nothing to show yet.', 0, headHeight);
+      context.fillText(form.elements.update.value === 'additive' ? 'The additive rule has no gates to show.' : 'Nothing to show yet.', 0, headHeight);
       context.canvas.setAttribute('aria-label', 'No gates to show');
       return;
     }
@@ -293,7 +298,9 @@ export async function mount(element, loadEngine) {
         frame.beta.slice(layer * frame.bins, (layer + 1) * frame.bins), c.blue);
       context.strokeStyle = c.line;
       line(context, left, bottom, left + column, bottom);
-      arrow(context, px(frame.before[layer]), middle, px(frame.after[layer]), middle, c.orange, 1.5);
+      context.strokeStyle = c.orange;
+      context.lineWidth = 3;
+      line(context, px(frame.before[layer]), middle, px(frame.after[layer]), middle);
       context.fillStyle = c.card;
       dot(context, px(frame.before[layer]), middle, 4.5);
       context.strokeStyle = c.muted;
@@ -322,7 +329,8 @@ export async function mount(element, loadEngine) {
   }
 
   function addPoint(x, y) {
-    points.push([x, y, Number(element.querySelector('input[name="class"]:checked').value)]);
+    const round = (z) => Math.round(100 * z) / 100;
+    points.push([round(x), round(y), Number(element.querySelector('input[name="class"]:checked').value)]);
     reset();
   }
 
@@ -333,11 +341,14 @@ export async function mount(element, loadEngine) {
   ];
 
   form.addEventListener('submit', (event) => event.preventDefault());
-  form.addEventListener('change', reset);
+  form.addEventListener('change', ({target}) => {
+    if (target.name !== 'speed') reset();
+    else if (running) start();
+  });
   button('reset').addEventListener('click', reset);
   button('run').addEventListener('click', () => {
     if (running) engine.pause();
-    else engine.start();
+    else start();
     setRunning(!running);
     showCode();
   });

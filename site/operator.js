@@ -8,7 +8,9 @@ const largestValue = 0.8;   // of |v|, so that its handle does not meet k's
 const degree = Math.PI / 180;
 
 /** The letter F: a figure that differs from its mirror image. Corners in the plane. */
-const letter = [[0.1, 0.1], [0.26, 0.1], [0.26, 0.4], [0.5, 0.4], [0.5, 0.54], [0.26, 0.54], [0.26, 0.7], [0.6, 0.7], [0.6, 0.84], [0.1, 0.84]];
+const letter = [
+  [-0.6, -0.5], [-0.4, -0.5], [-0.4, -0.1], [-0.1, -0.1], [-0.1, 0.1], [-0.4, 0.1], [-0.4, 0.3], [0, 0.3], [0, 0.5], [-0.6, 0.5],
+];
 
 /** Points of the unit disc on a hexagonal lattice. */
 function discPoints() {
@@ -73,7 +75,7 @@ const html = `
         <dt>Eigenvalue across <var>k</var></dt><dd data-out="across"></dd>
         <dt>Determinant</dt><dd data-out="determinant"></dd>
         <dt><var>k</var> in the plane</dt><dd data-out="direction"></dd>
-        <dt><var>A</var> in the plane</dt><dd class="matrix" data-out="matrix"></dd>
+        <dt><var>A</var> in the plane</dt><dd><span class="matrix" data-out="matrix"></span></dd>
       </dl>
       <canvas class="spectrum" role="img" aria-label="Eigenvalues on a line from minus 1 to 1"></canvas>
       <p class="note">An edit changes only what lies along <var>k</var>: a point <var>x</var> becomes a <var>y</var> with
@@ -92,7 +94,7 @@ export async function mount(element, loadEngine) {
   const input = (name) => element.querySelector(`input[name="${name}"]`);
   const out = (name) => element.querySelector(`[data-out="${name}"]`);
   const beta = input('beta'), value = input('value'), view = input('view');
-  const direction = {angle: 35 * degree, azimuth: 40 * degree, elevation: 35 * degree};
+  const direction = {angle: 35 * degree, azimuth: 90 * degree, elevation: 35 * degree};
   let edited;  // what the library computed
 
   const inPlane = () => [Math.cos(direction.angle), Math.sin(direction.angle)];
@@ -177,6 +179,10 @@ export async function mount(element, loadEngine) {
     context.strokeStyle = c.ink;
     context.lineWidth = 2.5;
     outline(points);
+    context.fillStyle = c.ink;
+    context.globalAlpha = 0.12;
+    context.fill();
+    context.globalAlpha = 1;
     arrow(context, px(0), py(0), px(k[0]), py(k[1]), c.accent, 2.5);
     planeK.place(px(k[0]), py(k[1]), direction.angle / degree, `${Math.round(direction.angle / degree)} degrees`);
     planeV.place(px(v * k[0]), py(v * k[1]), v, decimal(v));
