@@ -69,8 +69,8 @@ export function program(settings, steps) {
 ${own ? given(settings.points, settings.labels) : drawn(settings.data)}
 
 int main() {
-  const auto train = ${own ? 'points()' : `points(${settings.trainCount ?? 400}, 1)`};
-${own ? '' : `  const auto test = points(${settings.testCount ?? 400}, 2);\n`}
+  const auto train = ${own ? 'points()' : 'points(400, 1)'};
+${own ? '' : '  const auto test = points(400, 2);\n'}
   ddl::TrainingRun run(ddl::DeltaResNet<float>({.inputs = 2,
                                                 .outputs = 2,
                                                 .width = ${settings.width},

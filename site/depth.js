@@ -50,7 +50,7 @@ const html = `
         <div><dt>Step</dt><dd data-out="step">0</dd></div>
         <div><dt>Train loss</dt><dd data-out="trainLoss"></dd></div>
         <div><dt>Test loss</dt><dd data-out="testLoss"></dd></div>
-        <div><dt>Test correct</dt><dd data-out="correct"></dd></div>
+        <div><dt data-out="correctOf">Test correct</dt><dd data-out="correct"></dd></div>
         <div><dt>Parameters</dt><dd data-out="parameters"></dd></div>
       </dl>
     </div>
@@ -86,7 +86,7 @@ const html = `
         </p>
       </div>
       <div class="panel">
-        <h3>What each layer does with the test points</h3>
+        <h3>What each layer does with the <span data-out="audited">test</span> points</h3>
         <canvas role="img" data-canvas="layers"></canvas>
         <p class="keys" data-gates>
           <span class="key"><i class="box" style="--colour: var(--blue)"></i>share of points by <var>β</var></span>
@@ -120,7 +120,7 @@ export async function mount(element, loadEngine) {
 
   let points = firstPoints.slice();
   let data = {train: {points: [], labels: []}, test: {points: [], labels: []}};
-  let curve = {step: [], train: [], test: []}, every = 1, frames = 0;
+  let curve = {step: [], train: [], test: []}, every = 1, measured = 0;
   let frame = null, regions = null, running = false;
 
   function settings() {
@@ -155,12 +155,13 @@ export async function mount(element, loadEngine) {
     out('rule').innerHTML = rules[chosen.update];
     own.hidden = !isOwn;
     element.querySelector('[data-test]').hidden = isOwn;
+    out('audited').textContent = isOwn ? 'training' : 'test';
     element.querySelector('[data-gates]').hidden = chosen.update === 'additive';
     Object.assign(canvas('regions'), {tabIndex: isOwn ? 0 : -1});
     canvas('regions').setAttribute('role', isOwn ? 'application' : 'img');
     curve = {step: [], train: [], test: []};
     every = 1;
-    frames = 0;
+    measured = 0;
     complain();
     const empty = isOwn && points.length === 0;
     for (const name of ['run', 'step']) button(name).disabled = empty;
@@ -187,14 +188,14 @@ export async function mount(element, loadEngine) {
 
   function onFrame(next) {
     frame = next;
-    if (next.regions) {
+    if (next.regions) {  // the figures are new
       pixels.width = pixels.height = next.size;
       regions = next.regions;
-    }
-    if (frames++ % every === 0) {
-      curve.step.push(next.step);
-      curve.train.push(next.train.loss);
-      curve.test.push(next.test.loss);
+      if (measured++ % every === 0) {
+        curve.step.push(next.step);
+        curve.train.push(next.train.loss);
+        curve.test.push(next.test.loss);
+      }
       if (curve.step.length > longestCurve) {
         for (const name of Object.keys(curve)) curve[name] = curve[name].filter((_, i) => i % 2 === 0);
         every *= 2;
@@ -203,7 +204,9 @@ export async function mount(element, loadEngine) {
     out('step').textContent = next.step;
     out('trainLoss').textContent = decimal(next.train.loss, 4);
     out('testLoss').textContent = decimal(next.test.loss, 4);
-    out('correct').textContent = Number.isFinite(next.test.accuracy) ? `${decimal(100 * next.test.accuracy, 1)} %` : '\u2014';
+    const tested = Number.isFinite(next.test.accuracy) ? next.test : next.train;
+    out('correctOf').textContent = tested === next.test ? 'Test correct' : 'Train correct';
+    out('correct').textContent = `${decimal(100 * tested.accuracy, 1)} %`;
     out('parameters').textContent = next.parameters;
     surfaces.forEach((surface) => surface.request());
   }
