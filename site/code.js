@@ -7,7 +7,7 @@
 /** Statements that place point n, of class `label`, by data set. They are those of playground.hpp. */
 const placements = {
   spirals: `    const double radius = 0.1 + 0.85 * std::sqrt(random.uniform());
-    const double angle = 9 * radius + 3.14159265 * label;
+    const double angle = 12 * radius + 3.14159265 * label;
     const double x = radius * std::cos(angle) + 0.02 * random.normal();
     const double y = radius * std::sin(angle) + 0.02 * random.normal();`,
   circles: `    const double radius = label ? random.uniform(0.65, 0.95) : 0.5 * std::sqrt(random.uniform());

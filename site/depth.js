@@ -1,19 +1,10 @@
 // SPDX-License-Identifier: MIT
 /** @file The part "depth": a DeltaResNet learns two classes of points, and what its gates do is shown layer by layer. */
 import {program} from './code.js';
+import {complain, seed, select} from './controls.js';
 import {Surface, chart, colours, decimal, dot, histogram, line, rgb} from './draw.js';
 
-const numbers = (values) => values.map((value) => [value, String(value)]);
-const choices = {
-  data: ['Points', [['spirals', 'two spirals'], ['circles', 'circles'], ['xor', 'xor'], ['own', 'your own']]],
-  update: ['Update rule', [['delta', 'delta'], ['write_only', 'write-only'], ['additive', 'additive']]],
-  depth: ['Layers', numbers([1, 2, 3, 4, 6, 8, 12])],
-  width: ['Width d', numbers([4, 8, 16, 32])],
-  channels: ['Value channels m', numbers([1, 2, 4, 8])],
-  learningRate: ['Learning rate', numbers([0.001, 0.003, 0.01, 0.03, 0.1])],
-  batch: ['Batch size', numbers([8, 16, 32, 64, 128])],
-};
-const defaults = {data: 'spirals', update: 'delta', depth: 6, width: 16, channels: 2, learningRate: 0.01, batch: 32, seed: 1};
+const defaults = {data: 'spirals', update: 'delta', depth: 6, width: 16, channels: 2, learningRate: 0.003, batch: 32, seed: 1};
 const rules = {
   delta: 'Y = X + β k (v − X<sup>T</sup>k)<sup>T</sup>: a layer reads, compares and writes the difference.',
   write_only: 'Y = X + β k v<sup>T</sup>: a layer writes and does not read.',
@@ -26,15 +17,17 @@ const firstPoints = [
 ];
 const longestCurve = 1200;  // points of the loss curve that are kept
 
-const select = ([name, [label, options]]) => `<label>${label}
-  <select name="${name}">${options.map(([value, text]) =>
-    `<option value="${value}"${value === defaults[name] ? ' selected' : ''}>${text}</option>`).join('')}</select></label>`;
-
 const html = `
   <form class="panel stack">
     <div class="settings">
-      ${Object.entries(choices).map(select).join('')}
-      <label>Seed <input type="number" name="seed" min="0" max="999999" step="1" value="${defaults.seed}" required></label>
+      ${select('data', 'Points', [['spirals', 'two spirals'], 'circles', 'xor', ['own', 'your own']], defaults.data)}
+      ${select('update', 'Update rule', ['delta', ['write_only', 'write-only'], 'additive'], defaults.update)}
+      ${select('depth', 'Layers', [1, 2, 3, 4, 6, 8, 12], defaults.depth)}
+      ${select('width', 'Width d', [4, 8, 16, 32], defaults.width)}
+      ${select('channels', 'Value channels m', [1, 2, 4, 8], defaults.channels)}
+      ${select('learningRate', 'Learning rate', [0.001, 0.003, 0.01, 0.03, 0.1], defaults.learningRate)}
+      ${select('batch', 'Batch size', [8, 16, 32, 64, 128], defaults.batch)}
+      ${seed(defaults.seed)}
     </div>
     <p class="note" data-out="rule"></p>
     <div class="row">
@@ -42,9 +35,7 @@ const html = `
         <button type="button" class="primary" name="run">Start</button>
         <button type="button" name="step">Step</button>
         <button type="button" name="reset">Reset</button>
-        <label>Speed <select name="speed">
-          <option value="1">1 step a frame</option><option value="4">4 steps a frame</option>
-          <option value="16">16 steps a frame</option><option value="0">as fast as it can</option></select></label>
+        ${select('speed', 'Speed', [[1, '1 step a frame'], [4, '4 steps a frame'], [16, '16 steps a frame'], [0, 'as fast as it can']], 1)}
       </div>
       <dl class="figures">
         <div><dt>Step</dt><dd data-out="step">0</dd></div>
@@ -141,11 +132,9 @@ export async function mount(element, loadEngine) {
 
   const start = () => engine.start({stepsPerFrame: Number(form.elements.speed.value)});
 
-  function complain(message) {
-    const error = element.querySelector('.error');
-    error.textContent = message ?? '';
-    error.hidden = !message;
-    if (message) setRunning(false);
+  function refuse(message) {
+    complain(element, message);
+    setRunning(false);
   }
 
   /** A new network with the settings shown. It goes on training if the last one did. */
@@ -162,7 +151,7 @@ export async function mount(element, loadEngine) {
     curve = {step: [], train: [], test: []};
     every = 1;
     measured = 0;
-    complain();
+    complain(element);
     const empty = isOwn && points.length === 0;
     for (const name of ['run', 'step']) button(name).disabled = empty;
     if (empty) {
@@ -181,7 +170,7 @@ export async function mount(element, loadEngine) {
       setRunning(goOn);
       if (goOn) start();
     } catch (error) {
-      complain(error.message);
+      refuse(error.message);
     }
     showCode();
   }
@@ -212,8 +201,7 @@ export async function mount(element, loadEngine) {
   }
 
   function onStop(message) {
-    setRunning(false);
-    complain(message);
+    refuse(message);
   }
 
   function paintRegions(context, width) {
