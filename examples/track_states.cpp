@@ -25,11 +25,13 @@
 #include "automata.hpp"
 #include "options.hpp"
 #include "plots.hpp"
+#include "state_batches.hpp"
 #include "training.hpp"
 
 namespace {
 
 using automata::Automaton;
+using automata::StateBatches;
 using ddl::Index;
 
 // ---- options
@@ -107,47 +109,6 @@ struct Options {
             {"learning_rate", learning_rate},
             {"weight_decay", weight_decay}};
   }
-};
-
-// ---- data
-
-/// Random tokens as fit takes them. The label of a token is the automaton's state after it. States are words of their
-/// own: state x is word tokens + x of the vocabulary.
-class StateBatches {
- public:
-  StateBatches(const Automaton& automaton, Index sequences, Index length, std::uint64_t seed)
-      : automaton_(automaton), sequences_(sequences), length_(length), random_(seed) {}
-
-  void next() {
-    tokens_.clear();
-    labels_.clear();
-    for (Index s = 0; s < sequences_; ++s) {
-      int state = 0;
-      for (Index t = 0; t < length_; ++t) {
-        tokens_.push_back(static_cast<int>(random_.below(automaton_.tokens)));
-        state = automaton_.step(state, tokens_.back());
-        labels_.push_back(automaton_.tokens + state);
-      }
-    }
-  }
-  ddl::TokenBatch inputs() const { return {tokens_, length_}; }
-  Index samples() const { return sequences_ * length_; }
-  const std::vector<int>& labels() const { return labels_; }
-
-  template <class Logits, ddl::Executor E>
-  double loss(const Logits& logits, ddl::Matrix<float>& grad, const E& executor) const {
-    return ddl::softmax_cross_entropy(logits, labels_, grad, executor);
-  }
-  template <class Logits>
-  double correct(const Logits& logits) const {
-    return static_cast<double>(ddl::correct_predictions(logits, labels_));
-  }
-
- private:
-  const Automaton& automaton_;
-  Index sequences_, length_;
-  ddl::Random random_;
-  std::vector<int> tokens_, labels_;
 };
 
 // ---- models and runs

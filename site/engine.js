@@ -5,7 +5,7 @@
  *
  *     const engine = await Engine.load('depth', {onFrame: draw, onStop: showMessage});
  *     await engine.reset(settings);       // a new object with these settings; its first frame follows
- *     engine.start();                     // frames follow, at most one for each frame of the display
+ *     engine.start({stepsPerFrame: 4});   // frames follow, one for each frame of the display; 0: as many steps as fit
  *     engine.pause();
  *     engine.step();                      // one training step and its frame
  *
@@ -27,7 +27,8 @@
  *         update           'delta' | 'write_only' | 'additive'
  *     frame {step, losses, train: {loss, accuracy}, test: {loss, accuracy}, parameters,
  *            bins, beta, before, after, regions, size}
- *         losses           of the steps since the last frame
+ *         losses           of the steps since the last frame; the other figures are renewed a few times a second
+ *         test             NaN with data: 'own', which has no test points; the layers then show the training points
  *         beta             bins x depth: shares of the test points, beta from 0 to 2; empty with the additive rule
  *         before, after    depth: mean |X^T k - v| before and after each layer's edit; empty with the additive rule
  *         regions          size x size, Uint8Array: 255 times the probability of class 1, row by row from the top left
@@ -36,16 +37,18 @@
  *
  * 'time': two mixers learn to follow an automaton, beta in (0, 1) and beta in (0, 2).
  *     settings {task: 'parity' | 'S3', learningRate, seed}
- *     frame {step, steps, finished, trained, guessing, mixers: [{losses, accuracy, beta, loss}, ..]}
+ *     frame {step, steps, trained, guessing, mixers: [{losses, accuracy, beta}, ..]}
  *         steps            of the whole run; it stops by itself
+ *         losses           of the steps since the last frame
  *         trained          tokens of a sequence in training
  *         guessing         share that guessing gets right
  *         accuracy         share of test sequences whose state is right after 1, 2, .. tokens
  *         beta             shares of the betas in equal bins from 0 to 2
  *
  * 'memory': the states of a deep stack are recovered from the last one, layer by layer. No frames.
- *     await engine.call('rewind', {depth, width, channels, update, seed})
+ *     await engine.call('rewind', {depth, width, channels, beta, seed})
  *       -> {errors, states, recovered, stateBytes, editBytes}
+ *         beta             of every layer, before training: in (0, 2)
  *         errors           depth + 1: |recovered - stored| / |stored| of X_0 .. X_depth, over a batch of samples
  *         states, recovered   the first sample's d m numbers of X_0 .. X_depth, stored and recovered
  *         stateBytes, editBytes   of all samples: stored states, or the last state and the edits alone
@@ -90,8 +93,8 @@ export class Engine {
   reset(settings) {
     return this.call('reset', settings);
   }
-  start() {
-    return this.call('start');
+  start({stepsPerFrame = 0} = {}) {
+    return this.call('start', stepsPerFrame);
   }
   pause() {
     return this.call('pause');
