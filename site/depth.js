@@ -20,11 +20,11 @@ const longestCurve = 1200;  // points of the loss curve that are kept
 const html = `
   <form class="panel stack">
     <div class="settings">
-      ${select('data', 'Points', [['spirals', 'two spirals'], 'circles', 'xor', ['own', 'your own']], defaults.data)}
+      ${select('data', 'Points', ['spirals', 'circles', 'xor', ['own', 'your own']], defaults.data)}
       ${select('update', 'Update rule', ['delta', ['write_only', 'write-only'], 'additive'], defaults.update)}
       ${select('depth', 'Layers', [1, 2, 3, 4, 6, 8, 12], defaults.depth)}
       ${select('width', 'Width d', [4, 8, 16, 32], defaults.width)}
-      ${select('channels', 'Value channels m', [1, 2, 4, 8], defaults.channels)}
+      ${select('channels', 'Channels m', [1, 2, 4, 8], defaults.channels)}
       ${select('learningRate', 'Learning rate', [0.001, 0.003, 0.01, 0.03, 0.1], defaults.learningRate)}
       ${select('batch', 'Batch size', [8, 16, 32, 64, 128], defaults.batch)}
       ${seed(defaults.seed)}
@@ -35,7 +35,7 @@ const html = `
         <button type="button" class="primary" name="run">Start</button>
         <button type="button" name="step">Step</button>
         <button type="button" name="reset">Reset</button>
-        ${select('speed', 'Speed', [[1, '1 step a frame'], [4, '4 steps a frame'], [16, '16 steps a frame'], [0, 'as fast as it can']], 1)}
+        ${select('speed', 'Speed', [[1, '1 step a frame'], [4, '4 steps a frame'], [0, 'as fast as it can']], 1)}
       </div>
       <dl class="figures">
         <div><dt>Step</dt><dd data-out="step">0</dd></div>

@@ -60,7 +60,9 @@ export class Surface {
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       context.clearRect(0, 0, width, height);
       context.font = '12px system-ui, sans-serif';
+      context.save();
       this.paint(context, width, height);
+      context.restore();
     });
   }
 }
@@ -74,7 +76,20 @@ export function ticks(low, high, count = 4) {
   return result;
 }
 
-const tickText = (x) => (Math.abs(x) >= 10000 ? `${x / 1000}k` : String(Number(x.toPrecision(6)))).replace('-', '\u2212');
+const raised = (text) => text.replace(/[-0-9]/g, (c) => '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'['-0123456789'.indexOf(c)]);
+
+/** A number in scientific notation, with so many decimals. */
+export function scientific(x, digits = 1) {
+  if (x === 0) return '0';
+  const power = Math.floor(Math.log10(Math.abs(x)) + 1e-9), mantissa = decimal(x / 10 ** power, digits);
+  return `${mantissa === '1' ? '' : `${mantissa} · `}10${raised(String(power))}`;
+}
+
+/** A number at an axis. */
+function tickText(x) {
+  if (x !== 0 && Math.abs(x) < 0.005) return scientific(x, 0);
+  return (Math.abs(x) >= 10000 ? `${x / 1000}k` : String(Number(x.toPrecision(6)))).replace('-', '\u2212');
+}
 
 /**
  * Lines over a grid with axes. Of a series with more points than pixels the mean of each pixel's points is drawn.
@@ -90,7 +105,7 @@ const tickText = (x) => (Math.abs(x) >= 10000 ? `${x / 1000}k` : String(Number(x
  */
 export function chart(context, box, {x, y, log = false, xLabel = '', yLabel = '', series}) {
   const c = colours();
-  const left = box.x + 40, right = box.x + box.width - 8, top = box.y + (yLabel ? 20 : 8), bottom = box.y + box.height - 32;
+  const left = box.x + 40, right = box.x + box.width - 16, top = box.y + (yLabel ? 20 : 8), bottom = box.y + box.height - 32;
   const scale = (v) => (log ? Math.log10(Math.max(v, Number.MIN_VALUE)) : v);
   const [low, high] = [scale(y[0]), scale(y[1])];
   const px = (v) => left + ((v - x[0]) / (x[1] - x[0] || 1)) * (right - left);
@@ -153,7 +168,7 @@ export function chart(context, box, {x, y, log = false, xLabel = '', yLabel = ''
  * @param {string} colour
  */
 export function histogram(context, box, counts, colour) {
-  const highest = Math.max(1, ...counts), width = box.width / counts.length;
+  const highest = Math.max(...counts) || 1, width = box.width / counts.length;
   context.fillStyle = colour;
   for (let i = 0; i < counts.length; ++i) {
     const height = counts[i] ? Math.max(1, (counts[i] / highest) * box.height) : 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /** @file The part "memory": a deep stack runs forward, and its states are recovered from the last one, layer by layer. */
 import {complain, seed, select} from './controls.js';
-import {Surface, chart, colours, decimal, reducedMotion, rgb} from './draw.js';
+import {Surface, chart, colours, decimal, reducedMotion, rgb, scientific} from './draw.js';
 
 const layersASecond = 60;
 const rounding = 2 ** -24;  // of a float
@@ -12,7 +12,7 @@ const html = `
       ${select('depth', 'Layers', [25, 50, 100, 200, 400], 100)}
       ${select('beta', 'Gate β, about', [0.1, 0.5, 1, 1.5, 1.9], 1)}
       ${select('width', 'Width d', [8, 16, 32], 16)}
-      ${select('channels', 'Value channels m', [1, 2, 4, 8], 4)}
+      ${select('channels', 'Channels m', [1, 2, 4, 8], 4)}
       ${seed(1)}
     </div>
     <div class="controls">
@@ -49,15 +49,6 @@ const html = `
         An edit takes about <var>d</var> + 2 <var>m</var>; the states are computed from the edits when they are needed.</p>
     </div>
   </div>`;
-
-const raised = (text) => text.replace(/[-0-9]/g, (c) => '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'['-0123456789'.indexOf(c)]);
-
-/** A small number in scientific notation. */
-function scientific(x) {
-  if (x === 0) return '0';
-  const power = Math.floor(Math.log10(x));
-  return `${decimal(x / 10 ** power, 1)} · 10${raised(String(power))}`;
-}
 
 const kilobytes = (bytes) => `${Math.round(bytes / 1024)} KiB`;
 

@@ -11,7 +11,7 @@ const mixer = (index) => `
     <canvas class="wide" role="img" data-canvas="accuracy${index}"></canvas>
     <p class="keys">
       <span class="key"><i style="--colour: var(${['--orange', '--blue'][index]})"></i>share of states named right</span>
-      <span class="key"><i class="dashed" style="--colour: var(--muted)"></i>guessing; length of training</span>
+      <span class="key"><i class="dashed" style="--colour: var(--muted)"></i>guessing (horizontal), length of training (vertical)</span>
     </p>
     <canvas class="strip" role="img" data-canvas="beta${index}"></canvas>
   </div>`;
@@ -19,8 +19,8 @@ const mixer = (index) => `
 const html = `
   <form class="panel stack">
     <div class="settings">
-      ${select('task', 'Automaton', ['parity', ['S3', 'S₃: permutations of three']], 'parity')}
-      ${select('learningRate', 'Learning rate', [0.001, 0.002, 0.005, 0.01, 0.02], 0.005)}
+      ${select('task', 'Automaton', ['parity', ['S3', 'S₃']], 'parity')}
+      ${select('learningRate', 'Learning rate', [0.001, 0.002, 0.005, 0.01, 0.02], 0.01)}
       ${seed(1)}
     </div>
     <div class="row">
@@ -31,7 +31,7 @@ const html = `
       </div>
       <dl class="figures">
         <div><dt>Step</dt><dd data-out="step"></dd></div>
-        ${titles.map((title, i) => `<div><dt>Right at the last token, ${title}</dt><dd data-out="last${i}"></dd></div>`).join('')}
+        ${titles.map((title, i) => `<div><dt>Accuracy at the last token, ${title}</dt><dd data-out="last${i}"></dd></div>`).join('')}
       </dl>
     </div>
     <p class="error" role="alert" hidden></p>
@@ -115,7 +115,7 @@ export async function mount(element, loadEngine) {
 
   const paintBeta = (index) => (context, width, height) => {
     if (!frame) return;
-    const c = colours(), left = 40, right = width - 8, bottom = height - 20;
+    const c = colours(), left = 40, right = width - 16, bottom = height - 20;
     histogram(context, {x: left, y: 18, width: right - left, height: bottom - 18}, frame.mixers[index].beta, [c.orange, c.blue][index]);
     context.strokeStyle = c.line;
     line(context, left, bottom, right, bottom);
