@@ -73,7 +73,7 @@ const html = `
         <canvas class="wide" role="img" data-canvas="loss"></canvas>
         <p class="keys">
           <span class="key"><i style="--colour: var(--blue)"></i>train</span>
-          <span class="key"><i class="dashed" style="--colour: var(--orange)"></i>test</span>
+          <span class="key" data-test><i class="dashed" style="--colour: var(--orange)"></i>test</span>
         </p>
       </div>
       <div class="panel">
@@ -143,7 +143,7 @@ export async function mount(element, loadEngine) {
     const chosen = settings(), isOwn = chosen.data === 'own';
     out('rule').innerHTML = rules[chosen.update];
     own.hidden = !isOwn;
-    element.querySelector('[data-test]').hidden = isOwn;
+    for (const key of element.querySelectorAll('[data-test]')) key.hidden = isOwn;
     out('audited').textContent = isOwn ? 'training' : 'test';
     element.querySelector('[data-gates]').hidden = chosen.update === 'additive';
     Object.assign(canvas('regions'), {tabIndex: isOwn ? 0 : -1});
@@ -161,6 +161,7 @@ export async function mount(element, loadEngine) {
       frame = regions = null;
       data = {train: {points: [], labels: []}, test: {points: [], labels: []}};
       surfaces.forEach((surface) => surface.request());
+      showCode();
       return;
     }
     const goOn = running;
@@ -172,7 +173,6 @@ export async function mount(element, loadEngine) {
     } catch (error) {
       refuse(error.message);
     }
-    showCode();
   }
 
   function onFrame(next) {
@@ -198,6 +198,7 @@ export async function mount(element, loadEngine) {
     out('correct').textContent = `${decimal(100 * tested.accuracy, 1)} %`;
     out('parameters').textContent = next.parameters;
     surfaces.forEach((surface) => surface.request());
+    if (!running) showCode();
   }
 
   function onStop(message) {
@@ -245,7 +246,7 @@ export async function mount(element, loadEngine) {
   function paintLoss(context, width, height) {
     const c = colours(), losses = [...curve.train, ...curve.test].filter((loss) => loss > 0);
     const last = curve.step.at(-1) ?? 0;
-    const low = Math.max(1e-5, 10 ** Math.floor(Math.log10(Math.min(0.1, ...losses))));
+    const low = Math.max(1e-6, 10 ** Math.floor(Math.log10(Math.min(0.1, ...losses))));
     const series = [{x: curve.step, y: curve.train, colour: c.blue}];
     if (curve.test.some(Number.isFinite)) series.push({x: curve.step, y: curve.test, colour: c.orange, dashed: true});
     chart(context, {x: 0, y: 0, width, height}, {
@@ -316,7 +317,7 @@ export async function mount(element, loadEngine) {
 
   function showCode() {
     const details = element.querySelector('details');
-    if (details.open) details.querySelector('code').textContent = program(settings(), frame?.step || 500);
+    if (details.open) details.querySelector('code').textContent = frame ? program(settings(), frame.step || 500) : '';
   }
 
   function addPoint(x, y) {
@@ -341,12 +342,8 @@ export async function mount(element, loadEngine) {
     if (running) engine.pause();
     else start();
     setRunning(!running);
-    showCode();
   });
-  button('step').addEventListener('click', async () => {
-    await engine.step();
-    showCode();
-  });
+  button('step').addEventListener('click', () => engine.step());
   button('undo').addEventListener('click', () => {
     points.pop();
     reset();
@@ -356,6 +353,7 @@ export async function mount(element, loadEngine) {
     reset();
   });
   button('copy').addEventListener('click', async () => {
+    showCode();
     await navigator.clipboard.writeText(element.querySelector('code').textContent);
     out('copied').textContent = 'Copied.';
   });
