@@ -67,6 +67,16 @@ export class Surface {
   }
 }
 
+/**
+ * Sets a canvas's height to that of its contents.
+ * @returns {boolean} false if it had another; it is then painted again.
+ */
+export function fitHeight(canvas, height) {
+  if (Math.abs(canvas.clientHeight - height) <= 1) return true;
+  canvas.style.height = `${height}px`;
+  return false;
+}
+
 /** About `count` round numbers in [low, high]. */
 export function ticks(low, high, count = 4) {
   const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));

@@ -34,7 +34,7 @@ if (hasSimd()) {
 } else {
   for (const section of sections) {
     const element = section.querySelector('.part');
-    refuse(element, 'This part needs a browser that runs WebAssembly with SIMD: Chrome or Edge 91, Firefox 89, Safari 16.4, or newer.');
+    refuse(element, 'This part needs a browser that runs WebAssembly with SIMD: Chrome or Edge 95, Firefox 100, Safari 16.4, or newer.');
     element.removeAttribute('aria-busy');
   }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /** @file The part "memory": a deep stack runs forward, and its states are recovered from the last one, layer by layer. */
 import {complain, seed, select} from './controls.js';
-import {Surface, chart, colours, decimal, reducedMotion, rgb, scientific} from './draw.js';
+import {Surface, chart, colours, decimal, fitHeight, reducedMotion, rgb, scientific} from './draw.js';
 
 const layersASecond = 60;
 const rounding = 2 ** -24;  // of a float
@@ -110,14 +110,11 @@ export async function mount(element, loadEngine) {
   }
 
   const labelHeight = 24, gap = 12;
-  function paintStates(context, width, height) {
+  function paintStates(context, width) {
     if (!run) return;
     const c = colours(), d = run.width, m = run.channels, at = Number(layer.value);
-    const cell = Math.min(28, width / d), bandHeight = labelHeight + m * cell + gap, wanted = Math.ceil(3 * bandHeight);
-    if (Math.abs(height - wanted) > 1) {
-      context.canvas.style.height = `${wanted}px`;  // painted again at its new size
-      return;
-    }
+    const cell = Math.min(32, width / d), bandHeight = labelHeight + m * cell + gap;
+    if (!fitHeight(context.canvas, Math.ceil(3 * bandHeight))) return;
     const stored = run.states.slice(at * d * m, (at + 1) * d * m);
     const recovered = run.recovered.slice(at * d * m, (at + 1) * d * m);
     const difference = stored.map((x, i) => recovered[i] - x);
