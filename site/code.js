@@ -53,7 +53,7 @@ function literal(x) {
 /**
  * The program. It trains as many steps as asked for and prints the loss and the accuracy that the page shows then, up to
  * rounding.
- * @param {import('./engine.js').DepthSettings} settings  as for Engine.reset
+ * @param {object} settings  as for Engine.reset
  * @param {number} steps
  * @returns {string}
  */

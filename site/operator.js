@@ -157,7 +157,7 @@ export async function mount(element, loadEngine) {
     onKey: (right, up) => setValue(Number(value.value) + 0.02 * (right + up)),
   });
   const planeK = new Handle(stage('plane'), {
-    label: 'Direction k in the plane, in degrees', text: 'k', range: [-180, 180],
+    label: 'Direction k in the plane', text: 'k', range: [-180, 180],
     onDrag: (...at) => {
       const [x, y] = coordinates('plane', ...at);
       turnPlane(Math.atan2(y, x));
@@ -165,7 +165,7 @@ export async function mount(element, loadEngine) {
     onKey: (right, up) => turnPlane(direction.angle + 2 * degree * (up - right)),
   });
   const spaceK = new Handle(stage('space'), {
-    label: 'Direction k in space, in degrees', text: 'k', range: [-180, 180],
+    label: 'Direction k in space', text: 'k', range: [-180, 180],
     onDrag: (...at) => {  // to the point of the sphere under the pointer, or nearest to it
       const [px, py] = coordinates('space', ...at), far = Math.max(1, Math.hypot(px, py));
       const near = Math.sqrt(Math.max(0, 1 - (px * px + py * py) / far ** 2));
