@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -118,18 +119,22 @@ class Depth {
 
   struct Test {
     ddl::Evaluation train, test;          ///< NaN where there are no points
-    std::vector<ddl::LayerAudit> layers;  ///< what each gate does with the test points; none without gates
+    std::vector<ddl::LayerAudit> layers;  ///< what each gate does with these points; none without gates
   };
   Test test() const {
     const Net& net = run_.model;
     constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+    std::optional<ddl::GateAudit> audit;
+    if (net.layers.front().update != ddl::UpdateRule::additive)
+      audit.emplace(net, ddl::GateAuditSettings{.bins = 20});
+    const auto& points = test_.size() > 0 ? test_ : train_;
+    const auto evaluation =
+        evaluate(net, points.view(), ddl::Serial(), ddl::Memory::training, [&](const auto& tape) {
+          if (audit) audit->add(net, tape);
+        });
     Test result{evaluate(net, train_.view()), {nan, nan}, {}};
-    if (test_.size() > 0) result.test = evaluate(net, test_.view());
-    if (net.layers.front().update == ddl::UpdateRule::additive) return result;
-    ddl::GateAudit audit(net, {.bins = 20});
-    evaluate(net, test_.size() > 0 ? test_.view() : train_.view(), ddl::Serial(), ddl::Memory::training,
-             [&](const auto& tape) { audit.add(net, tape); });
-    result.layers = audit.layers();
+    if (test_.size() > 0) result.test = evaluation;
+    if (audit) result.layers = audit->layers();
     return result;
   }
 

@@ -10,14 +10,11 @@
  */
 import loadModule from './playground.js';
 
-/** Milliseconds of training for a frame, of the 16 that 60 frames a second leave. */
-const slice = 12;
-
 let wasm;
 let part;
 let running = false;
 let stepsPerFrame = 0;
-let undrawn = 0;  // frames that the page has not drawn yet
+let undrawn = 0;  // frames that the page has not drawn yet: at most two, so that neither side waits for the other
 
 /** Figures that are slow to compute: they are renewed as often as takes a fifth of the time. */
 class Figures {
@@ -47,7 +44,8 @@ class Operator {
 }
 
 class Depth {
-  static size = 60;
+  static size = 48;  // of the picture of the decision regions
+  slice = 12;        // milliseconds of training for a frame, of the 16 that 60 frames a second leave
   finished = false;
   #net;
   #figures;
@@ -73,6 +71,7 @@ class Depth {
 
 class Time {
   static edits = {parity: 1, S3: 4};  // a token
+  slice = 30;                         // a step of both mixers takes longer than a frame of the display
   finished = false;
   #mixers = [];
   #settings;
@@ -116,11 +115,11 @@ function show(losses, always) {
   ++undrawn;
 }
 
-/** Trains for one frame, unless the page has still to draw the last one. */
+/** Trains for one frame, unless the page has still to draw two. */
 function turn() {
-  if (!running || undrawn > 0) return;
+  if (!running || undrawn > 1) return;
   try {
-    show(part.train(stepsPerFrame || 1e6, performance.now() + slice), false);
+    show(part.train(stepsPerFrame || 1e6, performance.now() + part.slice), false);
     if (part.finished) stop();
   } catch (error) {
     stop(error.message);
@@ -145,6 +144,7 @@ const commands = {
   start(steps) {
     running = true;
     stepsPerFrame = steps;
+    turn();
     turn();
   },
   pause() {
