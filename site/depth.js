@@ -89,8 +89,8 @@ const html = `
  * @param {(handlers: object) => Promise<import('./engine.js').Engine>} loadEngine
  */
 export async function mount(element, loadEngine) {
-  const engine = await loadEngine({onFrame, onStop: refuse});
   element.innerHTML = html;
+  const engine = await loadEngine({onFrame, onStop: refuse});
   const form = element.querySelector('form');
   const out = (name) => element.querySelector(`[data-out="${name}"]`);
   const canvas = (name) => element.querySelector(`[data-canvas="${name}"]`);

@@ -58,8 +58,8 @@ const kilobytes = (bytes) => `${Math.round(bytes / 1024)} KiB`;
  * @param {(handlers: object) => Promise<import('./engine.js').Engine>} loadEngine
  */
 export async function mount(element, loadEngine) {
-  const engine = await loadEngine({});
   element.innerHTML = html;
+  const engine = await loadEngine({});
   const form = element.querySelector('form'), layer = form.elements.layer, rewind = form.elements.rewind;
   const out = (name) => element.querySelector(`[data-out="${name}"]`);
   const canvas = (name) => element.querySelector(`[data-canvas="${name}"]`);

@@ -58,8 +58,8 @@ const html = `
  * @param {(handlers: object) => Promise<import('./engine.js').Engine>} loadEngine
  */
 export async function mount(element, loadEngine) {
-  const engine = await loadEngine({});
   element.innerHTML = html;
+  const engine = await loadEngine({});
   const input = (name) => element.querySelector(`input[name="${name}"]`);
   const out = (name) => element.querySelector(`[data-out="${name}"]`);
   const stage = (name) => element.querySelector(`[data-stage="${name}"]`);

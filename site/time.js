@@ -54,8 +54,8 @@ const html = `
  * @param {(handlers: object) => Promise<import('./engine.js').Engine>} loadEngine
  */
 export async function mount(element, loadEngine) {
-  const engine = await loadEngine({onFrame, onStop});
   element.innerHTML = html;
+  const engine = await loadEngine({onFrame, onStop});
   const form = element.querySelector('form'), {run, step} = form.elements;
   const out = (name) => element.querySelector(`[data-out="${name}"]`);
   const canvas = (name) => element.querySelector(`[data-canvas="${name}"]`);
