@@ -65,6 +65,8 @@ export function paintRegions(context, width, {regions, size, data, cross}) {
     context.fillStyle = classes[label];
     dot(context, x, y, 2.75);
   });
+  context.canvas.setAttribute('aria-label', `Decision regions and ${data.train.labels.length} points to learn from` +
+    (cross ? `; the cross is at ${decimal(cross.x)}, ${decimal(cross.y)}` : ''));
   if (!cross) return;
   context.strokeStyle = c.ink;
   line(context, at(cross.x) - 9, down(cross.y), at(cross.x) + 9, down(cross.y));

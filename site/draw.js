@@ -78,7 +78,7 @@ export function fitHeight(canvas, height) {
 }
 
 /** About `count` round numbers in [low, high]. */
-export function ticks(low, high, count = 4) {
+function ticks(low, high, count = 4) {
   const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((f) => f * power).find((s) => s >= raw * 0.999);
   const result = [];
@@ -111,7 +111,7 @@ function tickText(x) {
  * @param {boolean} [options.log]  a logarithmic y axis
  * @param {string} [options.xLabel]
  * @param {string} [options.yLabel]
- * @param {{x: ArrayLike<number>, y: ArrayLike<number>, colour: string, dashed?: boolean, dots?: boolean}[]} options.series
+ * @param {{x: ArrayLike<number>, y: ArrayLike<number>, colour: string, dashed?: boolean}[]} options.series
  */
 export function chart(context, box, {x, y, log = false, xLabel = '', yLabel = '', series}) {
   const c = colours();
@@ -165,7 +165,6 @@ export function chart(context, box, {x, y, log = false, xLabel = '', yLabel = ''
     }
     context.stroke();
     context.setLineDash([]);
-    if (s.dots) for (let i = 0; i < s.x.length; ++i) dot(context, px(s.x[i]), py(s.y[i]), 3);
   }
   context.restore();
 }
