@@ -46,7 +46,7 @@ const html = `
         <div><dt>The last state and the edits</dt><dd data-out="editBytes"></dd></div>
       </dl>
       <p class="note">A training step needs every state once more on its way back. Stored, they take <var>d</var> <var>m</var> numbers a sample and layer.
-        An edit takes about <var>d</var> + 2 <var>m</var>; the states are computed from the edits when they are needed.</p>
+        An edit takes about <var>d</var> + 2 <var>m</var>, which is less unless <var>m</var> = 1; the states are computed from the edits when they are needed.</p>
     </div>
   </div>`;
 
@@ -71,15 +71,19 @@ export async function mount(element, loadEngine) {
   async function compute() {
     if (!form.reportValidity()) return;
     const chosen = settings();
+    playing = false;
+    element.setAttribute('aria-busy', true);
     try {
       run = {...chosen, ...await engine.call('rewind', chosen)};
       complain(element);
     } catch (error) {
       complain(element, error.message);
       return;
+    } finally {
+      element.removeAttribute('aria-busy');
     }
-    playing = false;
-    layer.max = layer.value = run.depth;
+    layer.max = run.depth;
+    layer.value = run.depth;
     out('largest').textContent = scientific(Math.max(...run.errors));
     out('stateBytes').textContent = kilobytes(run.stateBytes);
     out('editBytes').textContent = kilobytes(run.editBytes);
