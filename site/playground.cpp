@@ -148,7 +148,8 @@ playground::Time* make_time(const val& settings) {
                                .negative_eigenvalues = settings["negativeEigenvalues"].as<bool>(),
                                .edits = settings["edits"].as<int>(),
                                .learning_rate = settings["learningRate"].as<double>(),
-                               .seed = settings["seed"].as<unsigned>()});
+                               .seed = settings["seed"].as<unsigned>(),
+                               .steps = settings["steps"].as<int>()});
 }
 val train_time(playground::Time& time, int steps) { return array(time.train(steps)); }
 val test_time(const playground::Time& time) {

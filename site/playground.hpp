@@ -173,7 +173,7 @@ struct TimeSettings {
   Index edits = 1;                   ///< per token
   double learning_rate = 0.01;
   std::uint64_t seed = 1;
-  Index steps = 400;
+  Index steps = 200;  ///< of the whole run
   Index width = 32, heads = 4;
   Index sequences = 32, length = 16;  ///< of a batch
 };

@@ -14,7 +14,7 @@ let wasm;
 let part;
 let running = false;
 let stepsPerFrame = 0;
-let undrawn = 0;  // frames that the page has not drawn yet: at most two, so that neither side waits for the other
+let undrawn = 0;  // frames that the page has not drawn yet
 
 /** Figures that are slow to compute: they are renewed as often as takes a fifth of the time. */
 class Figures {
@@ -70,8 +70,8 @@ class Depth {
 }
 
 class Time {
-  static edits = {parity: 1, S3: 4};  // a token
-  slice = 30;                         // a step of both mixers takes longer than a frame of the display
+  static runs = {parity: {edits: 1, steps: 200}, S3: {edits: 4, steps: 600}};  // edits a token, training steps
+  slice = 30;  // a step of both mixers takes longer than a frame of the display
   finished = false;
   #mixers = [];
   #settings;
@@ -81,7 +81,7 @@ class Time {
     this.#mixers.forEach((mixer) => mixer.delete());
     this.#mixers = [];
     for (const negativeEigenvalues of [false, true])
-      this.#mixers.push(new wasm.Time({task, negativeEigenvalues, edits: Time.edits[task], learningRate, seed}));
+      this.#mixers.push(new wasm.Time({...Time.runs[task], task, negativeEigenvalues, learningRate, seed}));
     this.#settings = this.#mixers[0].settings();
     this.#figures = new Figures(() => this.#mixers.map((mixer) => mixer.test()));
     this.finished = false;
@@ -115,9 +115,9 @@ function show(losses, always) {
   ++undrawn;
 }
 
-/** Trains for one frame, unless the page has still to draw two. */
+/** Trains for one frame, unless the page has still to draw the last one. */
 function turn() {
-  if (!running || undrawn > 1) return;
+  if (!running || undrawn > 0) return;
   try {
     show(part.train(stepsPerFrame || 1e6, performance.now() + part.slice), false);
     if (part.finished) stop();
@@ -144,7 +144,6 @@ const commands = {
   start(steps) {
     running = true;
     stepsPerFrame = steps;
-    turn();
     turn();
   },
   pause() {
