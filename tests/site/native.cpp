@@ -35,7 +35,7 @@ void print_numbers() {
   for (const bool negative : {false, true}) {
     const auto losses = [&](playground::TimeSettings settings) {
       settings.negative_eigenvalues = negative;
-      return json(playground::Time(settings).train(20));
+      return json(playground::Time(settings).train(10));
     };
     std::printf("\"parity %d\": %s,\n", negative ? 2 : 1, losses({.task = "parity"}).c_str());
     std::printf("\"S3 %d\": %s,\n", negative ? 2 : 1,
