@@ -1,8 +1,8 @@
 #!/bin/sh
 # Tests of the playground in the current folder. Each ends with 77, which ctest takes as skipped, where a tool is missing.
 #
-#   run.sh browser SITE NATIVE      the page in headless Chromium, driven by playwright-core; NATIVE is native.cpp's program
-#   run.sh program NATIVE COMPILER...   the C++ that the page shows, compiled by the command COMPILER, prints what the page shows
+#   run.sh browser SITE NATIVE                the page in headless Chromium, driven by playwright-core; NATIVE is native.cpp's program
+#   run.sh program NATIVE "COMPILER FLAGS"    the C++ that the page shows prints the loss and accuracy that the page shows
 top=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
 skip() {
   echo "skipped: $1"
@@ -19,9 +19,7 @@ browser)
   exec node "$top/tests/site/browser.mjs" "$chromium" "$2" "$3"
   ;;
 program)
-  native=$2
-  shift 2
-  status=0
+  native=$2 compiler=$3 status=0
   compare() {  # DATA DEPTH WIDTH CHANNELS UPDATE LEARNING_RATE BATCH SEED STEPS
     settings=$(printf '{"data":"%s","depth":%s,"width":%s,"channels":%s,"update":"%s","learningRate":%s,"batch":%s,"seed":%s,"steps":%s}' "$@")
     node "$top/site/code.js" "$settings" >program.cpp && $compiler program.cpp -o program || { status=1; return; }
@@ -29,7 +27,6 @@ program)
     echo "$settings: $printed"
     [ "$printed" = "$expected" ] || { echo "expected: $expected"; status=1; }
   }
-  compiler=$*
   compare spirals 6 16 2 delta 0.003 32 1 500
   compare xor 2 8 1 additive 0.01 64 7 30
   own='{"data":"own","points":[-0.5,0.25,0.5,-0.25,0.1,1],"labels":[0,1,1],"depth":1,"width":4,"channels":1,"update":"write_only","learningRate":0.03,"batch":8,"seed":3,"steps":200}'
