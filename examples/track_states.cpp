@@ -20,18 +20,19 @@
 #include <ddl/model/delta_transformer.hpp>
 #include <ddl/nn/delta_rule.hpp>
 #include <ddl/train/fit.hpp>
-#include <ddl/train/loss.hpp>
 #include <ddl/train/observers.hpp>
 #include <ddl/train/schedule.hpp>
 
 #include "automata.hpp"
 #include "options.hpp"
 #include "plots.hpp"
+#include "state_batches.hpp"
 #include "training.hpp"
 
 namespace {
 
 using automata::Automaton;
+using automata::StateBatches;
 using ddl::Index;
 
 // ---- options
@@ -111,48 +112,6 @@ struct Options {
             {"learning_rate", learning_rate},
             {"weight_decay", weight_decay}};
   }
-};
-
-// ---- data
-
-/// Random tokens as fit takes them. The label of a token is the automaton's state after it. States are words of their
-/// own: state x is word tokens + x of the vocabulary.
-class StateBatches {
- public:
-  StateBatches(const Automaton& automaton, Index sequences, Index length, std::uint64_t seed,
-               Index shards = 1)
-      : automaton_(automaton), sequences_(sequences), length_(length), shards_(shards), random_(seed) {}
-
-  void next() {
-    tokens_.clear();
-    labels_.clear();
-    for (Index s = 0; s < sequences_; ++s) {
-      int state = 0;
-      for (Index t = 0; t < length_; ++t) {
-        tokens_.push_back(static_cast<int>(random_.below(automaton_.tokens)));
-        state = automaton_.step(state, tokens_.back());
-        labels_.push_back(automaton_.tokens + state);
-      }
-    }
-  }
-  ddl::TokenBatch inputs() const { return {tokens_, length_}; }
-  Index samples() const { return sequences_ * length_; }
-  const std::vector<int>& labels() const { return labels_; }
-
-  Index shards() const { return shards_; }
-  ddl::LanguageShard<float> shard(Index s) const {
-    const Index begin = sequences_ * s / shards_ * length_, end = sequences_ * (s + 1) / shards_ * length_;
-    const auto of_shard = [&](const std::vector<int>& all) {
-      return std::span(all).subspan(std::size_t(begin), std::size_t(end - begin));
-    };
-    return {{of_shard(tokens_), length_}, of_shard(labels_), double(samples())};
-  }
-
- private:
-  const Automaton& automaton_;
-  Index sequences_, length_, shards_;
-  ddl::Random random_;
-  std::vector<int> tokens_, labels_;
 };
 
 // ---- models and runs
