@@ -84,7 +84,10 @@ inline std::string progress_text(const std::string& before, double share, const 
 /// other streams, a line is printed whenever a further tenth is done.
 ///
 ///     ddl::ProgressLine line(stderr);
-///     for (..) if (line.due(share)) line.draw("seed 1 ", share, "  loss " + ..);
+///     for (int step = 1; step <= 1000; ++step) {
+///       const double share = step / 1000.0;
+///       if (line.due(share)) line.draw("seed 1 ", share, "  step " + std::to_string(step));
+///     }
 class ProgressLine {
  public:
   /// Draws nothing yet.
