@@ -29,7 +29,7 @@ class Ddl(ConanFile):
 
     def export_sources(self):
         project = os.path.join(self.recipe_folder, "..", "..")
-        for pattern in ("CMakeLists.txt", "LICENSE", "README.md", "cmake/*", "include/*"):
+        for pattern in ("CMakeLists.txt", "LICENSE", "README.md", "cmake/*", "docs/*", "include/*"):
             copy(self, pattern, project, self.export_sources_folder)
 
     def layout(self):
