@@ -402,6 +402,27 @@ TEST_CASE("edits that stretch the state are right in the recurrent kernel and re
   check_same(p.run(), by_definition(Problem<long double>(p)), scan_tolerance<float>);
 }
 
+TEST_CASE("an edit that stretches the state loses no digits of its own gradient, wherever its chunk begins",
+          "[op][delta_scan][grad]") {
+  const Index chunk = 16;
+  for (const double decay : {0.0, 0.1})
+    for (const float length : {30.f, 300.f, 3000.f})
+      for (const Index longest : {Index(0), chunk, chunk + 1}) {
+        CAPTURE(decay, length, longest);
+        Problem<float> p(16, 5, {0, 40}, decay, {.kernel = ScanKernel::recurrent, .chunk = chunk});
+        p.inputs.key.col(longest) *= length;
+        p.inputs.beta(0, longest) = 1;
+        const Results<long double> expected = by_definition(Problem<long double>(p));
+        p.run();
+        for (Index t = 0; t < 40; ++t) {
+          if (expected.gradient.key.col(t).isZero(0)) continue;  // a beta of 0
+          CAPTURE(t);
+          CHECK(ddl::test::relative_error(p.results.gradient.key.col(t), expected.gradient.key.col(t)) <=
+                ddl::test::float_tolerance);
+        }
+      }
+}
+
 TEST_CASE("states are stored only where they cannot be taken back", "[op][delta_scan]") {
   Problem<float> p(16, 16, {0, 500}, 0);
   p.forward();
