@@ -489,6 +489,23 @@ TEST_CASE("tokens that are taken back leave no trace", "[op][delta_scan]") {
   CHECK(error(shorter.forward().last, after.rightCols(6 * 9)) <= scan_tolerance<double>);
 }
 
+TEST_CASE("tokens that stretched the state are not taken back", "[op][delta_scan]") {
+  DeltaScanSettings settings = many();
+  Problem<float> p(9, 5, {0, 8, 20}, 0, settings);
+  p.inputs.key.col(14) *= 300;
+  p.inputs.beta.col(14).setOnes();
+  const Matrix<float> after = p.forward().last;
+  Matrix<float> state = after;
+  ddl::delta_scan_inverse(settings, p.offsets, p.inputs, p.tape, 5, state);  // tokens 15 to 19, and 3 to 7
+  CHECK_FALSE(state == after);
+  state = after;
+  CHECK_THROWS_WITH(ddl::delta_scan_inverse(settings, p.offsets, p.inputs, p.tape, 6, state),
+                    Catch::Matchers::ContainsSubstring(
+                        "delta_scan_inverse: the growth of the state over the last 6 tokens of sequence 1, "
+                        "the product of |1 - beta |k|^2|, is e^22.8"));
+  CHECK(state == after);
+}
+
 TEST_CASE("no tokens, one token, and the smallest heads", "[op][delta_scan]") {
   for (const ScanKernel kernel : kernels)
     for (const double decay : {0.0, 0.5})
