@@ -444,6 +444,7 @@ TEST_CASE("a model that fla cannot have is not written", "[io][delta_net][errors
   };
   check([](auto& s) { s.update = UpdateRule::delta; });
   check([](auto& s) { s.value_channels = 2; });
+  check([](auto& s) { s.mixer.update = UpdateRule::write_only; });
   check([](auto& s) { s.mixer.convolution.reset(); });
   check([](auto& s) { s.mixer.norm_eps = 1e-5; });
   check([](auto& s) { s.expansion.kernel = 3; });

@@ -402,6 +402,27 @@ TEST_CASE("edits that stretch the state are right in the recurrent kernel and re
   check_same(p.run(), by_definition(Problem<long double>(p)), scan_tolerance<float>);
 }
 
+TEST_CASE("an edit that stretches the state loses no digits of its own gradient, wherever its chunk begins",
+          "[op][delta_scan][grad]") {
+  const Index chunk = 16;
+  for (const double decay : {0.0, 0.1})
+    for (const float length : {30.f, 300.f, 3000.f})
+      for (const Index longest : {Index(0), chunk, chunk + 1}) {
+        CAPTURE(decay, length, longest);
+        Problem<float> p(16, 5, {0, 40}, decay, {.kernel = ScanKernel::recurrent, .chunk = chunk});
+        p.inputs.key.col(longest) *= length;
+        p.inputs.beta(0, longest) = 1;
+        const Results<long double> expected = by_definition(Problem<long double>(p));
+        p.run();
+        for (Index t = 0; t < 40; ++t) {
+          if (expected.gradient.key.col(t).isZero(0)) continue;  // a beta of 0
+          CAPTURE(t);
+          CHECK(ddl::test::relative_error(p.results.gradient.key.col(t), expected.gradient.key.col(t)) <=
+                ddl::test::float_tolerance);
+        }
+      }
+}
+
 TEST_CASE("states are stored only where they cannot be taken back", "[op][delta_scan]") {
   Problem<float> p(16, 16, {0, 500}, 0);
   p.forward();
@@ -466,6 +487,23 @@ TEST_CASE("tokens that are taken back leave no trace", "[op][delta_scan]") {
   shorter.doutput = shorter.doutput.leftCols(8).eval();
   shorter.offsets = {0, 8};
   CHECK(error(shorter.forward().last, after.rightCols(6 * 9)) <= scan_tolerance<double>);
+}
+
+TEST_CASE("tokens that stretched the state are not taken back", "[op][delta_scan]") {
+  DeltaScanSettings settings = many();
+  Problem<float> p(9, 5, {0, 8, 20}, 0, settings);
+  p.inputs.key.col(14) *= 300;
+  p.inputs.beta.col(14).setOnes();
+  const Matrix<float> after = p.forward().last;
+  Matrix<float> state = after;
+  ddl::delta_scan_inverse(settings, p.offsets, p.inputs, p.tape, 5, state);  // tokens 15 to 19, and 3 to 7
+  CHECK_FALSE(state == after);
+  state = after;
+  CHECK_THROWS_WITH(ddl::delta_scan_inverse(settings, p.offsets, p.inputs, p.tape, 6, state),
+                    Catch::Matchers::ContainsSubstring(
+                        "delta_scan_inverse: the growth of the state over the last 6 tokens of sequence 1, "
+                        "the product of |1 - beta |k|^2|, is e^22.8"));
+  CHECK(state == after);
 }
 
 TEST_CASE("no tokens, one token, and the smallest heads", "[op][delta_scan]") {

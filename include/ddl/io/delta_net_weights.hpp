@@ -130,6 +130,7 @@ nlohmann::json delta_net_config(const DeltaTransformerSettings<MixerSettings>& s
   expect(settings.value_channels == 1 && !settings.expansion.kernel &&
              std::holds_alternative<CompressorSettings>(settings.compressor),
          "a state that is expanded and compressed", "one value channel");
+  expect(chosen->update == UpdateRule::delta, "this mixer's update rule", "delta");
   expect(chosen->convolution.has_value(), "a mixer without short convolutions", "with them");
   expect(chosen->norm_eps == settings.norm_eps, "a mixer's norm_eps of its own", "the model's");
 

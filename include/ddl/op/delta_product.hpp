@@ -175,7 +175,7 @@ class DeltaProduct {
   ///     (I + S D)^T W = D K^T H     dV = W     dbeta_i = (K^T H - S^T W)_i . R_i
   ///     dK = H P^T - X W^T - K (N + N^T)       dX = H - K W
   ///
-  /// @throws std::invalid_argument if a shape does not fit, or the tape is of another product or batch.
+  /// @throws std::invalid_argument if a shape does not fit, or the tape is of another shape.
   template <class In, class InOut>
   void backward(const Eigen::MatrixBase<In>& X, Tape& tape, InOut&& dX, Gradient& gradient) const {
     static_assert(!Eigen::NumTraits<Scalar>::IsComplex, "ddl::DeltaProduct::backward is of real scalars");

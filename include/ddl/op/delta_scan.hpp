@@ -67,7 +67,7 @@ void scan_forward(const char* where, const DeltaScanSettings& settings, std::spa
   if (tape) tape->last = state;
 }
 
-/// @throws std::invalid_argument if the tape is not that of a forward pass of these inputs.
+/// @throws std::invalid_argument if the tape is used up, or of another shape than these inputs give.
 template <class Scalar>
 void check_tape(const char* where, const ScanSizes& s, const DeltaScanInputs<Scalar>& x,
                 const DeltaScanTape<Scalar>& tape) {
@@ -154,13 +154,14 @@ void delta_scan_backward(const DeltaScanSettings& settings, std::span<const Inde
 }
 
 /// Takes back the last `tokens` tokens of every sequence, as if they had not been seen: what speculative
-/// decoding does with the tokens that it rejects. Without decay only, whose division would lose digits.
+/// decoding does with the tokens that it rejects. Decay and edits that stretch the state are refused: taking
+/// them back would lose digits.
 ///
 ///     inputs, tape  of the forward pass that led to `state`
 ///     state         after that pass on entry, before those tokens on return
 ///
-/// @throws std::invalid_argument if there is decay, a sequence is shorter, a shape does not fit or the tape
-/// is used up.
+/// @throws std::invalid_argument if there is decay, the product of the factors |1 - beta |k|^2| above 1 of
+/// those tokens exceeds e^2, a sequence is shorter, a shape does not fit or the tape is used up.
 template <class Scalar, Executor E = Serial>
 void delta_scan_inverse(const DeltaScanSettings& settings, std::span<const Index> offsets,
                         const DeltaScanInputs<Scalar>& inputs, const DeltaScanTape<Scalar>& tape,
@@ -176,6 +177,17 @@ void delta_scan_inverse(const DeltaScanSettings& settings, std::span<const Index
     if (const Index length = offsets[i + 1] - offsets[i]; tokens < 0 || tokens > length)
       fail(where, "tokens", std::to_string(tokens),
            "from 0 to the " + std::to_string(length) + " tokens of sequence " + std::to_string(i));
+  for (Index piece = 0; piece < s.sequences * s.value_heads; ++piece) {
+    const detail::ScanHead head(inputs, s, offsets, piece / s.value_heads, piece % s.value_heads);
+    Scalar growth(0);
+    for (Index j = head.count - tokens * s.edits; j < head.count; ++j) growth += detail::log_stretch(head, j);
+    if (growth > Scalar(detail::most_log_loss))
+      fail(where,
+           "the growth of the state over the last " + std::to_string(tokens) + " tokens of sequence " +
+               std::to_string(piece / s.value_heads) + ", the product of |1 - beta |k|^2|,",
+           "e^" + number_text(static_cast<double>(growth)),
+           "at most e^2: a stretched state cannot be taken back without loss; copy the state instead");
+  }
   detail::take_back(s, offsets, inputs, tape.error, tokens, state, executor);
 }
 

@@ -235,10 +235,11 @@ void plan_backward(const ScanSizes& s, std::span<const Index> offsets, const Del
     const ScanHead head(x, s, offsets, piece / s.value_heads, piece % s.value_heads);
     Scalar total(0), stretch(0);
     for (Index j = 0; j < head.count; ++j) {
-      Scalar loss = log_stretch(head, j);
-      if (x.has_decay() && head.begins_token(j)) loss -= head.log_decay(j);
+      const Scalar own = log_stretch(head, j);
+      const Scalar loss = x.has_decay() && head.begins_token(j) ? own - head.log_decay(j) : own;
       total += loss;
-      stretch = j % tape.chunk == 0 ? Scalar(0) : stretch + loss;  // the state before is stored
+      // The state before a chunk is stored; the one that its first edit reads is taken back over that edit.
+      stretch = j % tape.chunk == 0 ? own : stretch + loss;
       const bool keep = stretch > Scalar(most_log_loss);
       if (keep) stretch = Scalar(0);
       head.of_beta(tape.kept, j) = keep;
