@@ -30,7 +30,7 @@ struct AttentionSettings {
 
 namespace detail {
 
-/// Queries and keys in a block: the scores of two blocks fit a first- or second-level tape.
+/// Queries and keys in a block: the scores of two blocks fit a first- or second-level cache.
 inline constexpr Index attention_block = 64;
 
 /// Scratch memory for the blocks of one piece of work. Each thread allocates it once and reuses it.
