@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <csignal>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
 
 #include "ddl/model/delta_resnet.hpp"
 #include "ddl/nn/attention.hpp"
+#include "ddl/nn/delta_rule.hpp"
 #include "ddl/residual/token_convolution_compressor.hpp"
 #include "support/allocations.hpp"
 #include "support/catch.hpp"
@@ -109,6 +111,18 @@ TEMPLATE_TEST_CASE("infer takes an input of any strides and any expression, and 
   check("a normalised vector", (x.array() - 0.5f).matrix() / 3.0f);
   check("doubles", in_double.cast<float>());
   check("a constant", Vector<float>::Constant(inputs, 0.25f));
+}
+
+TEMPLATE_TEST_CASE("infer of one sample allocates nothing on a thread that has not run it before",
+                   "[model][infer]", Mlp<float>, CausalSelfAttention<float>, DeltaRule<float>) {
+  using Block = DeltaResidualBlock<float, Dynamic, Dynamic, TestType>;
+  const DeltaResNet<float, Dynamic, Dynamic, Block> net(
+      {.inputs = 3, .outputs = 2, .width = 8, .value_channels = 2, .depth = 2}, 1);
+  auto state = net.make_state();
+  const Vector<float> x = Vector<float>::Ones(3);
+  long count = -1;
+  std::thread([&] { count = allocations_in([&] { net.infer(x, state); }); }).join();
+  CHECK(count == 0);
 }
 
 TEST_CASE("infer takes the same for several samples", "[model][infer]") {

@@ -309,6 +309,97 @@ static_assert(kinds_of<VariantPart<Shift<double>, RmsNorm<double>>>() == 16);
 static_assert(kinds_of<VariantPart<FirstChannel<double>, ChannelCompressor<double>>>() == 8);
 static_assert(kinds_of<Linear<float>>() == 0 && kinds_of<int>() == 0);
 
+// A sublayer with half a memory is none: infer would call forward and forget the tokens before, without an error.
+struct SomeState {};
+using Plain = Candidate<Misfit::none>;
+struct WithMemory : Plain {
+  using Plain::Plain;
+  using State = SomeState;
+  State make_state(Index, Index, Index = 0) const;
+  template <class T>
+  void infer(const X&, Y, State&, T&, const Pass&) const {}
+  void roll_back(State&, Index) const;
+};
+struct WithoutRollBack : Plain {
+  using Plain::Plain;
+  using State = SomeState;
+  State make_state(Index, Index) const;
+  template <class T>
+  void infer(const X&, Y, State&, T&, const Pass&) const {}
+};
+static_assert(Sublayer<WithMemory> && CanRollBack<WithMemory>);
+static_assert(Sublayer<WithoutRollBack> && Stateful<WithoutRollBack> && !CanRollBack<WithoutRollBack>);
+
+struct StateAlone : Plain {
+  using Plain::Plain;
+  using State = SomeState;
+};
+struct MakeStateOfOneCount : WithoutRollBack {
+  using WithoutRollBack::WithoutRollBack;
+  State make_state(Index) const;
+};
+struct MakeStateNotConst : WithoutRollBack {
+  using WithoutRollBack::WithoutRollBack;
+  State make_state(Index, Index);
+};
+struct MakeStateOfAnotherType : WithoutRollBack {
+  using WithoutRollBack::WithoutRollBack;
+  int make_state(Index, Index) const;
+};
+struct MakeStateAlone : Plain {
+  using Plain::Plain;
+  SomeState make_state(Index, Index) const;
+};
+struct InferAlone : Plain {
+  using Plain::Plain;
+  template <class T>
+  void infer(const X&, Y, SomeState&, T&, const Pass&) const {}
+};
+struct InferMissing : Plain {
+  using Plain::Plain;
+  using State = SomeState;
+  State make_state(Index, Index) const;
+};
+struct InferNotConst : WithoutRollBack {
+  using WithoutRollBack::WithoutRollBack;
+  template <class T>
+  void infer(const X&, Y, State&, T&, const Pass&) {}
+};
+struct InferWithoutPass : WithoutRollBack {
+  using WithoutRollBack::WithoutRollBack;
+  template <class T>
+  void infer(const X&, Y, State&, T&) const {}
+};
+struct RollBackAlone : Plain {
+  using Plain::Plain;
+  void roll_back(SomeState&, Index) const;
+};
+struct RollBackWithoutCount : WithMemory {
+  using WithMemory::WithMemory;
+  void roll_back(State&) const;
+};
+struct RollBackOfAStateThatCannot : WithoutRollBack {
+  using WithoutRollBack::WithoutRollBack;
+  void roll_back(State&, Index) const;
+};
+template <class... P>
+constexpr bool no_sublayers = (!Sublayer<P> && ...);
+static_assert(no_sublayers<StateAlone, MakeStateAlone, InferAlone, RollBackAlone>);
+static_assert(no_sublayers<MakeStateOfOneCount, MakeStateNotConst, MakeStateOfAnotherType>);
+static_assert(no_sublayers<InferMissing, InferNotConst, InferWithoutPass>);
+static_assert(no_sublayers<RollBackWithoutCount, RollBackOfAStateThatCannot>);
+struct CompressorWithoutInfer : FirstChannel<double> {
+  using FirstChannel::FirstChannel;
+  using State = SomeState;
+  State make_state(Index, Index) const;
+};
+static_assert(CompressorPart<FirstChannel<double>> && !CompressorPart<CompressorWithoutInfer>);
+/// Whose members cannot be looked for by deriving from it.
+struct Final final : Plain {
+  using Plain::Plain;
+};
+static_assert(Sublayer<Final>);
+
 /// A value that does not tell what it reads, and a compressor that does not tell its output.
 struct Unread : LinearValue<double> {
   using LinearValue::LinearValue;

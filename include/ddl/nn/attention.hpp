@@ -30,31 +30,41 @@ struct AttentionSettings {
 
 namespace detail {
 
-/// Queries and keys in a block: the scores of two blocks fit a first- or second-level tape.
+/// Queries and keys in a block: the scores of two blocks fit a first- or second-level cache.
 inline constexpr Index attention_block = 64;
 
 /// Scratch memory for the blocks of one piece of work. Each thread allocates it once and reuses it.
 template <class Scalar>
+Scalar* attention_scratch(Index head_dim) {
+  thread_local Vector<Scalar> kept;
+  const Index size = (3 * head_dim + 2 * attention_block) * attention_block;
+  if (kept.size() < size) kept.resize(size);
+  return kept.data();
+}
+
+/// The blocks of a forward pass for some queries, in memory of (head_dim + attention_block) * queries scalars.
+template <class Scalar>
 struct AttentionBlocks {
   using Block = Eigen::Map<Matrix<Scalar>>;
-  Block query, dkey, dvalue;  ///< head_dim x block
-  Block scores, dscores;      ///< keys x queries
+  Block query;   ///< head_dim x queries
+  Block scores;  ///< keys x queries
 
-  explicit AttentionBlocks(Index head_dim)
-      : AttentionBlocks(head_dim, scratch((3 * head_dim + 2 * attention_block) * attention_block)) {}
+  AttentionBlocks(Index head_dim, Index queries, Scalar* at)
+      : query(at, head_dim, queries), scores(at + query.size(), attention_block, queries) {}
+};
 
- private:
-  AttentionBlocks(Index head_dim, Scalar* at)
-      : query(at, head_dim, attention_block),
-        dkey(query.data() + query.size(), head_dim, attention_block),
-        dvalue(dkey.data() + dkey.size(), head_dim, attention_block),
-        scores(dvalue.data() + dvalue.size(), attention_block, attention_block),
-        dscores(scores.data() + scores.size(), attention_block, attention_block) {}
-  static Scalar* scratch(Index size) {
-    thread_local Vector<Scalar> kept;
-    if (kept.size() < size) kept.resize(size);
-    return kept.data();
-  }
+/// Those of a backward pass.
+template <class Scalar>
+struct AttentionGradientBlocks : AttentionBlocks<Scalar> {
+  using typename AttentionBlocks<Scalar>::Block;
+  Block dscores;       ///< keys x queries
+  Block dkey, dvalue;  ///< head_dim x block
+
+  AttentionGradientBlocks(Index head_dim, Scalar* at)
+      : AttentionBlocks<Scalar>(head_dim, attention_block, at),
+        dscores(this->scores.data() + this->scores.size(), attention_block, attention_block),
+        dkey(dscores.data() + dscores.size(), head_dim, attention_block),
+        dvalue(dkey.data() + dkey.size(), head_dim, attention_block) {}
 };
 
 }  // namespace detail
@@ -88,6 +98,7 @@ struct CausalSelfAttention {
     Matrix<Scalar, Dynamic, Tokens> output_grad;  ///< heads x N: o.do
     Vector<Scalar> weight;                        ///< w
     Matrix<Scalar> dweight;                       ///< head_dim x (heads S): the terms of dw
+    Matrix<Scalar> single;  ///< AttentionBlocks of infer for one token, a column for each head
   };
 
   /// The key-value cache: rms(rotate(k)) and v of the tokens so far, (heads head_dim) x (S capacity).
@@ -153,7 +164,7 @@ struct CausalSelfAttention {
       const Index head = piece / blocks;
       const TokenRange tokens = pass.sequence(head / heads);
       attend(tape, tape.key, tape.value, head % heads, tokens, tokens.begin, 0,
-             piece % blocks * detail::attention_block);
+             piece % blocks * detail::attention_block, detail::attention_scratch<Scalar>(head_dim));
     });
     c_proj.forward(tape.output, y, pass);
   }
@@ -219,11 +230,14 @@ struct CausalSelfAttention {
       state.key.middleCols(first, count) = tape.key.middleCols(tokens.begin, count);
       state.value.middleCols(first, count) = tape.value.middleCols(tokens.begin, count);
     }
+    // memory of the tape, as a thread that takes up a sequence in real time must not allocate its own
+    if (T == 1) tape.single.resize(head_dim + detail::attention_block, S * heads);
     const Index blocks = pieces_of(T, detail::attention_block);
     pass.executor.for_each(S * heads * blocks, [&](Index piece) {
       const Index head = piece / blocks, s = head / heads;
       attend(tape, state.key, state.value, head % heads, pass.sequence(s), s * capacity, pass.before(s),
-             piece % blocks * detail::attention_block);
+             piece % blocks * detail::attention_block,
+             T == 1 ? tape.single.col(piece).data() : detail::attention_scratch<Scalar>(head_dim));
     });
     c_proj.forward(tape.output, y, pass);
   }
@@ -288,17 +302,18 @@ struct CausalSelfAttention {
   /// The output of head h for a block of queries of a sequence, from the i-th on: in one pass over the keys before
   /// them, rescaled whenever a larger score turns up. Query i has position P + i; the key of position j is column
   /// `first_key` + j of `key`. There is nothing to do if the sequence has no i-th token.
+  /// `memory` is that of AttentionBlocks.
   template <class Tape, class Keys>
   void attend(Tape& tape, const Keys& key, const Keys& value, Index h, const TokenRange& tokens,
-              Index first_key, Index P, Index i) const {
+              Index first_key, Index P, Index i, Scalar* memory) const {
     constexpr Index block = detail::attention_block;
     const Index first = tokens.begin, T = tokens.length();
     if (i >= T) return;
     using Numbers = Eigen::Array<Scalar, block, 1>;
     Numbers highest = Numbers::Constant(std::numeric_limits<Scalar>::lowest()), sum = Numbers::Zero();
     const Index queries = (std::min)(block, T - i);
-    detail::AttentionBlocks<Scalar> room(head_dim);
-    auto q = room.query.leftCols(queries);
+    detail::AttentionBlocks<Scalar> room(head_dim, queries, memory);
+    auto& q = room.query;
     auto output = block_of(tape.output, h, first + i, queries);
     q = tape.weight.asDiagonal() * block_of(tape.query, h, first + i, queries);
     output.setZero();
@@ -336,7 +351,7 @@ struct CausalSelfAttention {
   void attend_backward(Tape& tape, Index h, const TokenRange& tokens, detail::Run<Scalar> dweight) const {
     constexpr Index block = detail::attention_block;
     const Index first = tokens.begin, T = tokens.length();
-    detail::AttentionBlocks<Scalar> room(head_dim);
+    detail::AttentionGradientBlocks<Scalar> room(head_dim, detail::attention_scratch<Scalar>(head_dim));
     for (Index n = first; n < first + T; ++n) {
       auto output = head_of(tape.output, h, n);
       tape.output_grad(h, n) = (output * head_of(tape.doutput, h, n)).sum();

@@ -29,11 +29,14 @@
 ///
 ///     State make_state(Index sequences, Index capacity, Index rollback = 0) const;
 ///     void roll_back(State&, Index tokens) const;       takes back the last tokens of every sequence, at most `rollback`
+///
+/// A type that has one of these members, but not all of them with these signatures, is not a part.
 #pragma once
 
 #include <concepts>
 #include <string>
 #include <tuple>
+#include <type_traits>
 
 #include "ddl/core/parameters.hpp"
 #include "ddl/core/pass.hpp"
@@ -49,33 +52,6 @@ namespace ddl {
 ///     norm         x (d x N)      -> c (d x N)
 ///     compressor   X (d x (N m))  -> x (d x N)
 enum class PartKind { sublayer, gate, value, norm, compressor };
-
-/// A part of a block, of any kind.
-template <class P>
-concept BlockPart = Part<P> && std::copyable<P> && std::default_initializable<P> && requires {
-  typename P::Settings;
-  typename P::template Tape<Dynamic>;
-  { P::kind } -> std::convertible_to<PartKind>;
-};
-
-/// A part of the given kind that maps In x N to Out x N.
-template <class P, PartKind Kind, int In = Dynamic, int Out = In>
-concept MapPart =
-    BlockPart<P> && P::kind ==
-    Kind&& std::constructible_from<P, Index, Index, const typename P::Settings&, Random&>&& requires(
-        const P& part, P& gradient, const Matrix<typename P::Scalar, In>& x,
-        Matrix<typename P::Scalar, Out>& y, Matrix<typename P::Scalar, In>& dx,
-        typename P::template Tape<Dynamic>& tape, const Pass& pass) {
-  part.forward(x, y, tape, pass);
-  part.backward(x, y, y, dx, tape, gradient, pass);
-};
-
-/// Computes the direction kt from the context c.
-template <class P, int Rows = Dynamic>
-concept Sublayer = MapPart<P, PartKind::sublayer, Rows, Rows>;
-/// Computes the context c from what the block reads.
-template <class P, int Rows = Dynamic>
-concept Norm = MapPart<P, PartKind::norm, Rows, Rows>;
 
 /// A part that remembers earlier tokens of a sequence during inference.
 template <class P>
@@ -114,6 +90,68 @@ concept CanRollBack = Stateful<P> && requires(const P& part, StateOf<P>& state, 
   part.make_state(count, count, count);
   part.roll_back(state, count);
 };
+
+namespace detail {
+
+/// The name of a member of P and of MemoryNames is ambiguous in WithMemoryNames<P>, so that a member of P is
+/// found whatever its signature is. The members of a final class are not found.
+struct MemoryNames {
+  int make_state, infer, roll_back;
+};
+template <class P>
+struct WithMemoryNames : P, MemoryNames {};
+template <class P>
+requires std::is_final_v<P>
+struct WithMemoryNames<P> : MemoryNames {
+};
+
+template <class P>
+concept NamesMemory = requires {
+  typename P::State;
+}
+|| !requires { &WithMemoryNames<P>::make_state; }
+|| !requires { &WithMemoryNames<P>::infer; };
+template <class P>
+concept NamesRollBack = !requires {
+  &WithMemoryNames<P>::roll_back;
+};
+
+/// P has no memory, or all members of one. infer_part and roll_back would ignore half a memory in silence.
+template <class P>
+concept WholeMemory = (Stateful<P> || !NamesMemory<P>)&&(CanRollBack<P> || !NamesRollBack<P>);
+
+}  // namespace detail
+
+/// A part of a block, of any kind.
+template <class P>
+concept BlockPart = Part<P> && std::copyable<P> && std::default_initializable<P> && requires {
+  typename P::Settings;
+  typename P::template Tape<Dynamic>;
+  { P::kind } -> std::convertible_to<PartKind>;
+} && detail::WholeMemory<P>;
+
+/// A part of the given kind that maps In x N to Out x N.
+template <class P, PartKind Kind, int In = Dynamic, int Out = In>
+concept MapPart =
+    BlockPart<P> && P::kind ==
+    Kind&& std::constructible_from<P, Index, Index, const typename P::Settings&, Random&>&& requires(
+        const P& part, P& gradient, const Matrix<typename P::Scalar, In>& x,
+        Matrix<typename P::Scalar, Out>& y, Matrix<typename P::Scalar, In>& dx,
+        typename P::template Tape<Dynamic>& tape, const Pass& pass) {
+  part.forward(x, y, tape, pass);
+  part.backward(x, y, y, dx, tape, gradient, pass);
+}
+&&(!Stateful<P> ||
+   requires(const P& part, const Matrix<typename P::Scalar, In>& x, Matrix<typename P::Scalar, Out>& y,
+            StateOf<P>& state, typename P::template Tape<Dynamic>& tape,
+            const Pass& pass) { part.infer(x, y, state, tape, pass); });
+
+/// Computes the direction kt from the context c.
+template <class P, int Rows = Dynamic>
+concept Sublayer = MapPart<P, PartKind::sublayer, Rows, Rows>;
+/// Computes the context c from what the block reads.
+template <class P, int Rows = Dynamic>
+concept Norm = MapPart<P, PartKind::norm, Rows, Rows>;
 
 /// The state at the start of `sequences` sequences of at most `capacity` tokens each.
 /// @param rollback  the most tokens that roll_back is to take back.

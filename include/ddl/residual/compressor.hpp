@@ -25,7 +25,11 @@ concept CompressorPart =
   { part.forward(in, tape, pass) } -> std::convertible_to<ConstBatchRef<typename C::Scalar, Rows>>;
   { part.output(in, tape) } -> std::convertible_to<ConstBatchRef<typename C::Scalar, Rows>>;
   part.backward(in, in, out, tape, gradient, pass);
-};
+}
+&&(!Stateful<C> || requires(const C& part, const Matrix<typename C::Scalar, Rows>& in, StateOf<C>& state,
+                            typename C::template Tape<Dynamic>& tape, const Pass& pass) {
+  { part.infer(in, state, tape, pass) } -> std::convertible_to<ConstBatchRef<typename C::Scalar, Rows>>;
+});
 
 /// How a ChannelCompressor makes one vector of m.
 ///
