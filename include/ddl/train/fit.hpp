@@ -91,7 +91,9 @@ struct StepContext {
   const StepReport& report;  ///< the figures of the step
   Run& run;                  ///< after the step
   const Data& data;          ///< the batch of the step
-  const Tape& tape;          ///< of the step's passes, those of this process's first shard
+  /// Of the step's passes, those of this process's first shard that has samples. Without any, and before the
+  /// first step, its matrices are empty.
+  const Tape& tape;
 };
 
 /// Why fit returned: all steps are made, an observer returned false, or NonFinite ended the run. A run that skipped

@@ -98,14 +98,19 @@ class ShardedStep {
   ShardedStep(const Model& model, Index shards, Memory memory, Communicator* ranks)
       : memory_(memory),
         ranks_(ranks && ranks->size() > 1 ? ranks : nullptr),
+        no_pass_(model.make_tape(memory)),
         shards_(shards),
         gradients_(model, own_shards(shards, ranks_)),
         work_(static_cast<std::size_t>(gradients_.shards())) {
     first_ = ranks_ ? ranks_->rank() * gradients_.shards() : 0;
-    for (Work& work : work_) work.last = &work.buffers.of(model, 0, memory).tape;
   }
 
-  const Tape& tape() const noexcept { return *work_.front().last; }
+  /// Of the last batch's first shard with samples, of this process. One without a pass if there is
+  /// none.
+  const Tape& tape() const noexcept {
+    const auto first = std::find_if(work_.begin(), work_.end(), [](const Work& work) { return work.tape; });
+    return first == work_.end() ? no_pass_ : *first->tape;
+  }
 
   /// Names the first shard whose loss was not finite, for a message. Collective.
   std::string where_not_finite() const {
@@ -146,9 +151,9 @@ class ShardedStep {
  private:
   struct Work {
     StepBuffers<Model> buffers;
-    const Tape* last = nullptr;
-    Result result;       ///< after compute, of this shard and some that were added to it
-    bool finite = true;  ///< the shard's own loss
+    const Tape* tape = nullptr;  ///< of the last pass; null if the shard had no samples
+    Result result;               ///< after compute, of this shard and some that were added to it
+    bool finite = true;          ///< the shard's own loss
   };
 
   static Index own_shards(Index shards, const Communicator* ranks) {
@@ -166,10 +171,11 @@ class ShardedStep {
   void one(const Model& model, B& batch, Work& work, Model& gradient, const E& executor) {
     work.result = {};
     work.finite = true;
+    work.tape = nullptr;
     const Index samples = batch.samples();
     if (samples == 0) return;
     auto& [size, tape, grad] = work.buffers.of(model, samples, memory_);
-    work.last = &tape;
+    work.tape = &tape;
     const auto& prediction = model.forward(batch.inputs(), tape, executor);
     grad.resize(prediction.rows(), prediction.cols());
     const auto loss = batch.loss(prediction, grad, executor);
@@ -205,6 +211,7 @@ class ShardedStep {
 
   Memory memory_;
   Communicator* ranks_;
+  Tape no_pass_;
   Index shards_, first_ = 0;
   ShardGradients<Model> gradients_;
   std::vector<Work> work_;
