@@ -166,7 +166,7 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   Index shards = 1;
-  if constexpr (!TrainingBatch<Data, Model>) shards = data.shards();
+  if constexpr (detail::HasShards<Data>) shards = data.shards();
   detail::ShardedStep<Model> sharded(run.model, shards, settings.memory, settings.ranks);
   if (settings.ranks)
     detail::begin_together(*settings.ranks, run, data, {shards, settings.steps, settings.check_ranks_every});

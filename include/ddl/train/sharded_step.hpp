@@ -35,22 +35,35 @@ concept TrainingBatch = requires(B& batch, const Matrix<typename Model::Scalar>&
   batch.loss(prediction, grad, Serial{});
 };
 
-/// Batches to learn from. next() goes to the next batch; the data are then that batch (TrainingBatch), or consist of shards
-/// that are computed side by side:
+/// A batch that consists of shards, which are computed side by side:
 ///
-///     samples()       in this batch
 ///     shards()        their number, the same for all batches
-///     shard(s)        a TrainingBatch. Its loss() returns a LossSum, normalised by the terms of the whole batch. It may
-///                     have no samples.
+///     shard(s)        a TrainingBatch. Its loss() returns a LossSum, and writes the gradient of the sum
+///                     divided by the terms of the whole batch. It may have no samples.
+template <class D, class Model>
+concept ShardedBatch = requires(D& data, Index s, const Matrix<typename Model::Scalar>& prediction,
+                                Matrix<typename Model::Scalar>& grad) {
+  { data.shards() } -> std::convertible_to<Index>;
+  { data.shard(s) } -> TrainingBatch<Model>;
+  { data.shard(s).loss(prediction, grad, Serial{}) } -> std::same_as<LossSum>;
+};
+
+namespace detail {
+template <class D>
+concept HasShards = requires(D& data) {
+  data.shards();
+};
+}  // namespace detail
+
+/// Batches to learn from. next() goes to the next batch of samples() samples. The data are then that batch: a
+/// ShardedBatch if they have shards(), a TrainingBatch otherwise. Data with both shards() and a loss() of
+/// their own are refused, as one of them would be ignored.
 template <class D, class Model>
 concept TrainingData = requires(D& data) {
   data.next();
   { data.samples() } -> std::convertible_to<Index>;
 }
-&&(TrainingBatch<D, Model> || requires(D & data, Index s) {
-  { data.shards() } -> std::convertible_to<Index>;
-  { data.shard(s) } -> TrainingBatch<Model>;
-});
+&&(detail::HasShards<D> ? ShardedBatch<D, Model> && !TrainingBatch<D, Model> : TrainingBatch<D, Model>);
 
 namespace detail {
 
@@ -130,11 +143,11 @@ class ShardedStep {
     executor.for_each(gradients_.shards(), [&](Index s) {
       Work& work = work_[static_cast<std::size_t>(s)];
       Model& gradient = gradients_.zeroed(s);
-      if constexpr (TrainingBatch<Data, Model>) {
-        one(model, data, work, gradient, executor);
-      } else {
+      if constexpr (HasShards<Data>) {
         auto shard = data.shard(first_ + s);
         one(model, shard, work, gradient, executor);
+      } else {
+        one(model, data, work, gradient, executor);
       }
     });
     for_each_tree_sum(gradients_.shards(), [&](Index to, Index from) {
