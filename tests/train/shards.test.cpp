@@ -314,6 +314,11 @@ TEST_CASE("ranks that cannot divide the shards, and ranks with other data, are r
   refused("the data", [](auto&, auto& batch, auto&) { batch.seed = 1; });
   refused("the model's sizes or the settings", [](auto& model, auto&, auto&) { model.width = 13; });
   refused("the model's sizes or the settings", [](auto&, auto&, auto& settings) { settings.steps = 2; });
+  refused("the model's sizes or the settings",
+          [](auto&, auto&, auto& settings) { settings.non_finite = NonFinite::skip; });
+  refused("the model's sizes or the settings",
+          [](auto&, auto&, auto& settings) { settings.memory = Memory::reversible; });
+  refused("the model's sizes or the settings", [](auto&, auto&, auto& settings) { settings.max_norm = 0.5; });
 }
 
 TEST_CASE("a loss that is not finite is reported with its shard", "[train][shards]") {

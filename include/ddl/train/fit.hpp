@@ -169,7 +169,10 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
   if constexpr (detail::HasShards<Data>) shards = data.shards();
   detail::ShardedStep<Model> sharded(run.model, shards, settings.memory, settings.ranks);
   if (settings.ranks)
-    detail::begin_together(*settings.ranks, run, data, {shards, settings.steps, settings.check_ranks_every});
+    detail::begin_together(*settings.ranks, run, data,
+                           {shards, settings.steps, settings.check_ranks_every,
+                            static_cast<Index>(settings.non_finite), static_cast<Index>(settings.memory),
+                            static_cast<Index>(xxh64(std::as_bytes(std::span(&settings.max_norm, 1))))});
   FitResult result;
   StepReport& report = result.last;
   report.step = run.step;
