@@ -185,6 +185,19 @@ TEST_CASE("fewer samples than shards from the first step on", "[train][shards][o
   for (const double beta : recorder.entries()[0].mean_beta) CHECK((beta > 0 && beta < 2));
 }
 
+TEST_CASE("the accuracy of a step is the share of the samples that count", "[train][shards][ranks]") {
+  const auto data = samples();  // 10 of 50 do not
+  const double expected = evaluate(net(), data.view()).accuracy;
+  const auto [shards, ranks] = GENERATE(std::pair(1, 1), std::pair(3, 1), std::pair(4, 2));
+  ThreadRanks(ranks).run([&, shards = shards](Communicator& communicator) {
+    NetRun run(net());
+    SupervisedBatches<float> batches(data.view(), {.batch_size = 50, .shards = shards});
+    const auto result = fit(run, batches, {.steps = 1, .ranks = &communicator});
+    if (result.last.accuracy != expected) throw std::logic_error(std::to_string(result.last.accuracy));
+  });
+  CHECK(expected > 0);
+}
+
 TEST_CASE("ranks and threads divide a batch without a changed bit", "[train][shards][ranks]") {
   const auto expected = trained(8);
   const auto [ranks, threads] = GENERATE(std::pair(1, 1), std::pair(2, 1), std::pair(4, 2), std::pair(8, 1));

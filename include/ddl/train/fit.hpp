@@ -74,11 +74,13 @@ struct FitSettings {
 
 /// The figures of one step.
 struct StepReport {
-  Index step = 0;       ///< steps made, this one included
-  Index steps = 0;      ///< of the whole run
-  Index samples = 0;    ///< in the batch
-  double loss = 0;      ///< mean over the batch, before the step
-  double accuracy = 0;  ///< share of the samples predicted correctly; NaN if the data have no such number
+  Index step = 0;     ///< steps made, this one included
+  Index steps = 0;    ///< of the whole run
+  Index samples = 0;  ///< in the batch
+  double loss = 0;    ///< mean over the batch, before the step
+  /// Share of the samples predicted correctly, of those that the loss counts. NaN if there are none, or the
+  /// data have no such number.
+  double accuracy = 0;
   double gradient_norm = 0;  ///< before clipping
   double learning_rate = 0;  ///< of this step
   double seconds = 0;        ///< since fit began
@@ -197,7 +199,7 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
     typename detail::ShardedStep<Model>::Result total;
     Model& gradient = sharded.compute(run.model, data, total, executor);
     report.loss = total.loss.mean();
-    report.accuracy = total.correct / static_cast<double>(report.samples);
+    report.accuracy = total.correct / total.counted;
     report.gradient_norm = settings.max_norm > 0 ? clip_global_norm(gradient, settings.max_norm, executor)
                                                  : global_norm(gradient, executor);
     const auto clipped = static_cast<Scalar>(

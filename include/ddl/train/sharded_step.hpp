@@ -26,7 +26,9 @@ namespace ddl {
 ///     inputs()                               what the model's forward takes
 ///     samples()                              how many there are
 ///     loss(prediction, grad, executor)       the mean loss, and dL/dprediction into grad
-///     correct(prediction)                    optional: the number predicted correctly, NaN if there is no such number
+///     correct(prediction)                    optional: how many samples are predicted correctly, of those
+///                                            that the loss counts (LossSum::count; all of them if it is a
+///                                            mean); NaN if there is no such number
 template <class B, class Model>
 concept TrainingBatch = requires(B& batch, const Matrix<typename Model::Scalar>& prediction,
                                  Matrix<typename Model::Scalar>& grad) {
@@ -105,6 +107,7 @@ class ShardedStep {
   struct Result {
     LossSum loss;
     double correct = 0;
+    double counted = 0;  ///< samples that can be correct
   };
 
   /// @throws std::invalid_argument if the shards cannot be divided among the ranks.
@@ -154,6 +157,7 @@ class ShardedStep {
       Result& sum = work_[static_cast<std::size_t>(to)].result;
       sum.loss += work_[static_cast<std::size_t>(from)].result.loss;
       sum.correct += work_[static_cast<std::size_t>(from)].result.correct;
+      sum.counted += work_[static_cast<std::size_t>(from)].result.counted;
     });
     total = work_.front().result;
     Model& gradient = gradients_.sum(executor);
@@ -192,10 +196,13 @@ class ShardedStep {
     const auto& prediction = model.forward(batch.inputs(), tape, executor);
     grad.resize(prediction.rows(), prediction.cols());
     const auto loss = batch.loss(prediction, grad, executor);
-    if constexpr (std::is_same_v<std::remove_const_t<decltype(loss)>, LossSum>)
+    if constexpr (std::is_same_v<std::remove_const_t<decltype(loss)>, LossSum>) {
       work.result.loss = loss;
-    else
+      work.result.counted = loss.count;
+    } else {
       work.result.loss = {static_cast<double>(loss), 1};  // a mean
+      work.result.counted = static_cast<double>(samples);
+    }
     work.finite = is_finite(work.result.loss.sum);
     work.result.correct = std::numeric_limits<double>::quiet_NaN();
     if constexpr (requires { batch.correct(prediction); })
@@ -216,10 +223,10 @@ class ShardedStep {
           from += p.size();
         },
         gradient);
-    std::array<double, 3> numbers = {total.loss.sum, total.loss.count, total.correct};
+    std::array<double, 4> numbers = {total.loss.sum, total.loss.count, total.correct, total.counted};
     std::vector<double> buffer;
     sum_over_ranks(*ranks_, std::span<double>(numbers), buffer);
-    total = {{numbers[0], numbers[1]}, numbers[2]};
+    total = {{numbers[0], numbers[1]}, numbers[2], numbers[3]};
   }
 
   Memory memory_;
