@@ -146,7 +146,7 @@ TEST_CASE("the number of shards changes a run by rounding alone, the number of t
   CHECK(parameters != one);
   CHECK(largest_difference(parameters, one) < 1e-3);  // AdamW moves by 7e-3 in 7 steps
   CHECK(sharded_loss == Catch::Approx(loss).epsilon(1e-4));
-  for (const Index threads : {2, 3, 8}) {
+  for (const Index threads : {2, 3, 8, 16}) {
     const ThreadPool pool(threads);
     CHECK(trained(shards, pool) == std::pair(parameters, sharded_loss));
   }
