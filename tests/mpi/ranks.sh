@@ -47,14 +47,14 @@ communicator() {
 
 bits() {
   train_on 1 1 reference
-  for run in 1x3 1x4 2x1 2x2 4x1 8x1; do
+  for run in 1x3 1x4 1x16 2x1 2x2 4x1 8x1; do
     train_on ${run%x*} ${run#*x} $run --json $run.json
     same reference $run
     times 1 out "parameters"
     times 1 out "step    20  training loss"
     times 1 $run.json '"begin"'
   done
-  OMPI_MCA_btl=tcp,self train_on 4 1 tcp
+  OMPI_MCA_pml=ob1 OMPI_MCA_btl=tcp,self train_on 4 1 tcp
   same reference tcp
 }
 

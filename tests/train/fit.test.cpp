@@ -52,6 +52,38 @@ struct Watcher {
   void finish(const auto& context) { ended.push_back(context.run.step); }
 };
 
+/// A whole batch or a shard, whose loss is a LossSum or a mean.
+template <class Loss>
+struct Part {
+  Matrix<double> inputs() { return {}; }
+  Index samples() { return 0; }
+  Loss loss(const Matrix<double>&, Matrix<double>&, const auto&) { return {}; }
+};
+template <class Loss>
+struct Shards {
+  void next() {}
+  Index samples() { return 0; }
+  Index shards() { return 1; }
+  Part<Loss> shard(Index) { return {}; }
+};
+struct Whole : Part<double> {
+  void next() {}
+};
+struct ShardsWithOwnLoss : Shards<LossSum> {
+  Matrix<double> inputs() { return {}; }
+  double loss(const Matrix<double>&, Matrix<double>&, const auto&) { return 0; }
+};
+struct WholeWithShardsOfMeans : Whole {
+  Index shards() { return 1; }
+  Part<double> shard(Index) { return {}; }
+};
+
+static_assert(TrainingData<Whole, Net>);
+static_assert(TrainingData<Shards<LossSum>, Net>);
+static_assert(!TrainingData<Shards<double>, Net>, "the gradient would be `shards` times too large");
+static_assert(!TrainingData<ShardsWithOwnLoss, Net>, "either the shards or the loss would be ignored");
+static_assert(!TrainingData<WholeWithShardsOfMeans, Net>, "the shards would be ignored");
+
 }  // namespace
 
 TEST_CASE("fit makes the steps that one would write by hand", "[train][fit]") {

@@ -4,6 +4,7 @@
 #include "ddl/core/thread_pool.hpp"
 #include "ddl/data/language.hpp"
 #include "ddl/data/supervised.hpp"
+#include "ddl/train/observers.hpp"
 #include "support/catch.hpp"
 #include "support/executors.hpp"
 #include "support/thread_ranks.hpp"
@@ -145,10 +146,56 @@ TEST_CASE("the number of shards changes a run by rounding alone, the number of t
   CHECK(parameters != one);
   CHECK(largest_difference(parameters, one) < 1e-3);  // AdamW moves by 7e-3 in 7 steps
   CHECK(sharded_loss == Catch::Approx(loss).epsilon(1e-4));
-  for (const Index threads : {2, 3, 8}) {
+  for (const Index threads : {2, 3, 8, 16}) {
     const ThreadPool pool(threads);
     CHECK(trained(shards, pool) == std::pair(parameters, sharded_loss));
   }
+}
+
+TEST_CASE("an observer sees the tape of a shard that has samples, and of the step",
+          "[train][shards][ranks][observers]") {
+  const Index ranks = GENERATE(1, 2, 4, 8);
+  const auto data = samples();
+  const auto view = data.view();
+  ThreadRanks(ranks).run([&](Communicator& communicator) {
+    NetRun run(net());
+    // Batches of 32 and of 3 samples. The 3 are in the shards 5, 10 and 15.
+    SupervisedBatches<float> batches(view.range(0, 35), {.batch_size = 32, .shards = 16});
+    GateRecorder recorder(1);
+    Index columns = 0;
+    fit(run, batches, {.steps = 2, .ranks = &communicator}, recorder,
+        [&](const auto& context) { columns = context.tape.features.cols(); });
+    const Index own = 16 / ranks, first = communicator.rank() * own;
+    Index samples_here = 0;
+    for (Index s = first; s < first + own; ++s) samples_here += batches.shard(s).samples();
+    const bool some = samples_here > 0;
+    if (columns != (some ? 1 : 0) || recorder.entries().size() != (some ? 2u : 1u))
+      throw std::logic_error("rank " + std::to_string(communicator.rank()) + " sees another tape");
+  });
+  SUCCEED();
+}
+
+TEST_CASE("fewer samples than shards from the first step on", "[train][shards][observers]") {
+  const auto data = samples();
+  NetRun run(net());
+  SupervisedBatches<float> batches(data.view().range(1, 3), {.batch_size = 16, .shards = 16});
+  GateRecorder recorder(1);
+  fit(run, batches, {.steps = 2}, recorder);
+  REQUIRE(recorder.entries().size() == 2);
+  for (const double beta : recorder.entries()[0].mean_beta) CHECK((beta > 0 && beta < 2));
+}
+
+TEST_CASE("the accuracy of a step is the share of the samples that count", "[train][shards][ranks]") {
+  const auto data = samples();  // 10 of 50 do not
+  const double expected = evaluate(net(), data.view()).accuracy;
+  const auto [shards, ranks] = GENERATE(std::pair(1, 1), std::pair(3, 1), std::pair(4, 2));
+  ThreadRanks(ranks).run([&, shards = shards](Communicator& communicator) {
+    NetRun run(net());
+    SupervisedBatches<float> batches(data.view(), {.batch_size = 50, .shards = shards});
+    const auto result = fit(run, batches, {.steps = 1, .ranks = &communicator});
+    if (result.last.accuracy != expected) throw std::logic_error(std::to_string(result.last.accuracy));
+  });
+  CHECK(expected > 0);
 }
 
 TEST_CASE("ranks and threads divide a batch without a changed bit", "[train][shards][ranks]") {
@@ -280,6 +327,11 @@ TEST_CASE("ranks that cannot divide the shards, and ranks with other data, are r
   refused("the data", [](auto&, auto& batch, auto&) { batch.seed = 1; });
   refused("the model's sizes or the settings", [](auto& model, auto&, auto&) { model.width = 13; });
   refused("the model's sizes or the settings", [](auto&, auto&, auto& settings) { settings.steps = 2; });
+  refused("the model's sizes or the settings",
+          [](auto&, auto&, auto& settings) { settings.non_finite = NonFinite::skip; });
+  refused("the model's sizes or the settings",
+          [](auto&, auto&, auto& settings) { settings.memory = Memory::reversible; });
+  refused("the model's sizes or the settings", [](auto&, auto&, auto& settings) { settings.max_norm = 0.5; });
 }
 
 TEST_CASE("a loss that is not finite is reported with its shard", "[train][shards]") {

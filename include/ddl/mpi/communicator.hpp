@@ -170,7 +170,7 @@ class Communicator final : public ddl::Communicator {
 };
 
 /// Calls f(communicator), of all ranks, between the start and the end of MPI. If f throws on any rank, all ranks are ended
-/// and standard error has one line, "my_program: rank 2 of 4: " and the exception's text.
+/// and standard error has at least one line, "my_program: rank 2 of 4: " and the exception's text.
 /// @param program  its name, for the message.
 /// @return what f returns, an exit status. It must be the same on all ranks.
 /// @throws std::invalid_argument, Error if MPI cannot be initialized.

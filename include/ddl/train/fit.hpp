@@ -74,11 +74,13 @@ struct FitSettings {
 
 /// The figures of one step.
 struct StepReport {
-  Index step = 0;       ///< steps made, this one included
-  Index steps = 0;      ///< of the whole run
-  Index samples = 0;    ///< in the batch
-  double loss = 0;      ///< mean over the batch, before the step
-  double accuracy = 0;  ///< share of the samples predicted correctly; NaN if the data have no such number
+  Index step = 0;     ///< steps made, this one included
+  Index steps = 0;    ///< of the whole run
+  Index samples = 0;  ///< in the batch
+  double loss = 0;    ///< mean over the batch, before the step
+  /// Share of the samples predicted correctly, of those that the loss counts. NaN if there are none, or the
+  /// data have no such number.
+  double accuracy = 0;
   double gradient_norm = 0;  ///< before clipping
   double learning_rate = 0;  ///< of this step
   double seconds = 0;        ///< since fit began
@@ -91,7 +93,9 @@ struct StepContext {
   const StepReport& report;  ///< the figures of the step
   Run& run;                  ///< after the step
   const Data& data;          ///< the batch of the step
-  const Tape& tape;          ///< of the step's passes, those of this process's first shard
+  /// Of the step's passes, those of this process's first shard that has samples. Without any, and before the
+  /// first step, its matrices are empty.
+  const Tape& tape;
 };
 
 /// Why fit returned: all steps are made, an observer returned false, or NonFinite ended the run. A run that skipped
@@ -164,10 +168,13 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   Index shards = 1;
-  if constexpr (!TrainingBatch<Data, Model>) shards = data.shards();
+  if constexpr (detail::HasShards<Data>) shards = data.shards();
   detail::ShardedStep<Model> sharded(run.model, shards, settings.memory, settings.ranks);
   if (settings.ranks)
-    detail::begin_together(*settings.ranks, run, data, {shards, settings.steps, settings.check_ranks_every});
+    detail::begin_together(*settings.ranks, run, data,
+                           {shards, settings.steps, settings.check_ranks_every,
+                            static_cast<Index>(settings.non_finite), static_cast<Index>(settings.memory),
+                            static_cast<Index>(xxh64(std::as_bytes(std::span(&settings.max_norm, 1))))});
   FitResult result;
   StepReport& report = result.last;
   report.step = run.step;
@@ -192,7 +199,7 @@ FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& set
     typename detail::ShardedStep<Model>::Result total;
     Model& gradient = sharded.compute(run.model, data, total, executor);
     report.loss = total.loss.mean();
-    report.accuracy = total.correct / static_cast<double>(report.samples);
+    report.accuracy = total.correct / total.counted;
     report.gradient_norm = settings.max_norm > 0 ? clip_global_norm(gradient, settings.max_norm, executor)
                                                  : global_norm(gradient, executor);
     const auto clipped = static_cast<Scalar>(

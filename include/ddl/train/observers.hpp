@@ -157,8 +157,9 @@ class Validation {
   std::vector<std::pair<Index, double>> history_;
 };
 
-/// Records the mean gate of every block over the batch every `every` steps. The additive control has no gates: nothing is
-/// recorded.
+/// Records the mean gate of every block every `every` steps, over the first shard that has samples
+/// (StepContext::tape). The additive control has no gates, and a rank may have no samples of a batch: nothing
+/// is recorded.
 class GateRecorder {
  public:
   /// The gates of one step.
@@ -178,7 +179,8 @@ class GateRecorder {
     if (context.report.step % every_ != 0) return;
     Entry entry{context.report.step, {}};
     context.run.model.for_each_edit(context.tape, [&](const auto& block, const auto& edit) {
-      if (block.gate) entry.mean_beta.push_back(static_cast<double>(edit.inputs.beta.mean()));
+      if (block.gate && edit.inputs.beta.size() > 0)
+        entry.mean_beta.push_back(static_cast<double>(edit.inputs.beta.mean()));
     });
     if (!entry.mean_beta.empty()) entries_.push_back(std::move(entry));
   }

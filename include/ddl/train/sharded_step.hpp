@@ -26,7 +26,9 @@ namespace ddl {
 ///     inputs()                               what the model's forward takes
 ///     samples()                              how many there are
 ///     loss(prediction, grad, executor)       the mean loss, and dL/dprediction into grad
-///     correct(prediction)                    optional: the number predicted correctly, NaN if there is no such number
+///     correct(prediction)                    optional: how many samples are predicted correctly, of those
+///                                            that the loss counts (LossSum::count; all of them if it is a
+///                                            mean); NaN if there is no such number
 template <class B, class Model>
 concept TrainingBatch = requires(B& batch, const Matrix<typename Model::Scalar>& prediction,
                                  Matrix<typename Model::Scalar>& grad) {
@@ -35,22 +37,35 @@ concept TrainingBatch = requires(B& batch, const Matrix<typename Model::Scalar>&
   batch.loss(prediction, grad, Serial{});
 };
 
-/// Batches to learn from. next() goes to the next batch; the data are then that batch (TrainingBatch), or consist of shards
-/// that are computed side by side:
+/// A batch that consists of shards, which are computed side by side:
 ///
-///     samples()       in this batch
 ///     shards()        their number, the same for all batches
-///     shard(s)        a TrainingBatch. Its loss() returns a LossSum, normalised by the terms of the whole batch. It may
-///                     have no samples.
+///     shard(s)        a TrainingBatch. Its loss() returns a LossSum, and writes the gradient of the sum
+///                     divided by the terms of the whole batch. It may have no samples.
+template <class D, class Model>
+concept ShardedBatch = requires(D& data, Index s, const Matrix<typename Model::Scalar>& prediction,
+                                Matrix<typename Model::Scalar>& grad) {
+  { data.shards() } -> std::convertible_to<Index>;
+  { data.shard(s) } -> TrainingBatch<Model>;
+  { data.shard(s).loss(prediction, grad, Serial{}) } -> std::same_as<LossSum>;
+};
+
+namespace detail {
+template <class D>
+concept HasShards = requires(D& data) {
+  data.shards();
+};
+}  // namespace detail
+
+/// Batches to learn from. next() goes to the next batch of samples() samples. The data are then that batch: a
+/// ShardedBatch if they have shards(), a TrainingBatch otherwise. Data with both shards() and a loss() of
+/// their own are refused, as one of them would be ignored.
 template <class D, class Model>
 concept TrainingData = requires(D& data) {
   data.next();
   { data.samples() } -> std::convertible_to<Index>;
 }
-&&(TrainingBatch<D, Model> || requires(D & data, Index s) {
-  { data.shards() } -> std::convertible_to<Index>;
-  { data.shard(s) } -> TrainingBatch<Model>;
-});
+&&(detail::HasShards<D> ? ShardedBatch<D, Model> && !TrainingBatch<D, Model> : TrainingBatch<D, Model>);
 
 namespace detail {
 
@@ -92,20 +107,26 @@ class ShardedStep {
   struct Result {
     LossSum loss;
     double correct = 0;
+    double counted = 0;  ///< samples that can be correct
   };
 
   /// @throws std::invalid_argument if the shards cannot be divided among the ranks.
   ShardedStep(const Model& model, Index shards, Memory memory, Communicator* ranks)
       : memory_(memory),
         ranks_(ranks && ranks->size() > 1 ? ranks : nullptr),
+        no_pass_(model.make_tape(memory)),
         shards_(shards),
         gradients_(model, own_shards(shards, ranks_)),
         work_(static_cast<std::size_t>(gradients_.shards())) {
     first_ = ranks_ ? ranks_->rank() * gradients_.shards() : 0;
-    for (Work& work : work_) work.last = &work.buffers.of(model, 0, memory).tape;
   }
 
-  const Tape& tape() const noexcept { return *work_.front().last; }
+  /// Of the last batch's first shard with samples, of this process. One without a pass if there is
+  /// none.
+  const Tape& tape() const noexcept {
+    const auto first = std::find_if(work_.begin(), work_.end(), [](const Work& work) { return work.tape; });
+    return first == work_.end() ? no_pass_ : *first->tape;
+  }
 
   /// Names the first shard whose loss was not finite, for a message. Collective.
   std::string where_not_finite() const {
@@ -125,17 +146,18 @@ class ShardedStep {
     executor.for_each(gradients_.shards(), [&](Index s) {
       Work& work = work_[static_cast<std::size_t>(s)];
       Model& gradient = gradients_.zeroed(s);
-      if constexpr (TrainingBatch<Data, Model>) {
-        one(model, data, work, gradient, executor);
-      } else {
+      if constexpr (HasShards<Data>) {
         auto shard = data.shard(first_ + s);
         one(model, shard, work, gradient, executor);
+      } else {
+        one(model, data, work, gradient, executor);
       }
     });
     for_each_tree_sum(gradients_.shards(), [&](Index to, Index from) {
       Result& sum = work_[static_cast<std::size_t>(to)].result;
       sum.loss += work_[static_cast<std::size_t>(from)].result.loss;
       sum.correct += work_[static_cast<std::size_t>(from)].result.correct;
+      sum.counted += work_[static_cast<std::size_t>(from)].result.counted;
     });
     total = work_.front().result;
     Model& gradient = gradients_.sum(executor);
@@ -146,9 +168,9 @@ class ShardedStep {
  private:
   struct Work {
     StepBuffers<Model> buffers;
-    const Tape* last = nullptr;
-    Result result;       ///< after compute, of this shard and some that were added to it
-    bool finite = true;  ///< the shard's own loss
+    const Tape* tape = nullptr;  ///< of the last pass; null if the shard had no samples
+    Result result;               ///< after compute, of this shard and some that were added to it
+    bool finite = true;          ///< the shard's own loss
   };
 
   static Index own_shards(Index shards, const Communicator* ranks) {
@@ -166,17 +188,21 @@ class ShardedStep {
   void one(const Model& model, B& batch, Work& work, Model& gradient, const E& executor) {
     work.result = {};
     work.finite = true;
+    work.tape = nullptr;
     const Index samples = batch.samples();
     if (samples == 0) return;
     auto& [size, tape, grad] = work.buffers.of(model, samples, memory_);
-    work.last = &tape;
+    work.tape = &tape;
     const auto& prediction = model.forward(batch.inputs(), tape, executor);
     grad.resize(prediction.rows(), prediction.cols());
     const auto loss = batch.loss(prediction, grad, executor);
-    if constexpr (std::is_same_v<std::remove_const_t<decltype(loss)>, LossSum>)
+    if constexpr (std::is_same_v<std::remove_const_t<decltype(loss)>, LossSum>) {
       work.result.loss = loss;
-    else
+      work.result.counted = loss.count;
+    } else {
       work.result.loss = {static_cast<double>(loss), 1};  // a mean
+      work.result.counted = static_cast<double>(samples);
+    }
     work.finite = is_finite(work.result.loss.sum);
     work.result.correct = std::numeric_limits<double>::quiet_NaN();
     if constexpr (requires { batch.correct(prediction); })
@@ -197,14 +223,15 @@ class ShardedStep {
           from += p.size();
         },
         gradient);
-    std::array<double, 3> numbers = {total.loss.sum, total.loss.count, total.correct};
+    std::array<double, 4> numbers = {total.loss.sum, total.loss.count, total.correct, total.counted};
     std::vector<double> buffer;
     sum_over_ranks(*ranks_, std::span<double>(numbers), buffer);
-    total = {{numbers[0], numbers[1]}, numbers[2]};
+    total = {{numbers[0], numbers[1]}, numbers[2], numbers[3]};
   }
 
   Memory memory_;
   Communicator* ranks_;
+  Tape no_pass_;
   Index shards_, first_ = 0;
   ShardGradients<Model> gradients_;
   std::vector<Work> work_;
