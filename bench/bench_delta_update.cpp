@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  The delta update Y = X + beta k (v - X^T k)^T of N states of size d x m and its adjoint, beside a plain
-/// copy.
+/// @file  The delta update Y = X + beta k (v - X^T k)^T of N states of size d x m and its adjoint, beside a
+/// plain copy.
 ///
 /// Bytes are counted minimally: forward reads X and kt and writes Y; backward reads X, dY and kt and writes
 /// dX and dkt. What is of size m or 1 a token is left out. `share_of_copy` is the time in which std::memcpy

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
-/// @file  The delta rule over time beside ggml's operator GATED_DELTA_NET on its CPU backend, on the same numbers, in float.
-/// It is built where CMake is told a checkout of github.com/ggml-org/ggml: -DDDL_GGML_SOURCE=DIR.
+/// @file  The delta rule over time beside ggml's operator GATED_DELTA_NET on its CPU backend, on the same
+/// numbers, in float. It is built where CMake is told a checkout of github.com/ggml-org/ggml:
+/// -DDDL_GGML_SOURCE=DIR.
 ///
-/// Every benchmark first compares outputs and last states; if they differ by more than 1e-4, relative to ggml's, the
-/// program says so and exits with 1. `ggml` is ggml's time over ours, per_token_head our time for one token and head. Both
-/// start from states of zeros and return the last ones. Without decay ggml is given a decay of 1, as it has no other way.
-/// `infer` keeps nothing for a backward pass, like ggml, which has none; `forward` keeps what backward
-/// needs. ggml's time includes that of starting its graph, which matters where there is one token.
+/// Every benchmark first compares outputs and last states; if they differ by more than 1e-4, relative to
+/// ggml's, the program says so and exits with 1. `ggml` is ggml's time over ours, per_token_head our time for
+/// one token and head. Both start from states of zeros and return the last ones. Without decay ggml is given
+/// a decay of 1, as it has no other way. `infer` keeps nothing for a backward pass, like ggml, which has
+/// none; `forward` keeps what backward needs. ggml's time includes that of starting its graph, which matters
+/// where there is one token.
 #include <ggml-cpu.h>
 #include <ggml.h>
 

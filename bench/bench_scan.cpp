@@ -59,8 +59,8 @@ void scan(benchmark::State& state, Pass pass) {
                          benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
 }
 
-/// One token of a layer with d = m, `heads` heads and a width of their product, after 100,000 tokens. The counter
-/// `after_10_tokens` is the time after 10 tokens over it.
+/// One token of a layer with d = m, `heads` heads and a width of their product, after 100,000 tokens. The
+/// counter `after_10_tokens` is the time after 10 tokens over it.
 void decode(benchmark::State& state) {
   using Mixer = ddl::DeltaRule<float>;
   const Index d = state.range(0), heads = state.range(1), width = d * heads, run = 1000;

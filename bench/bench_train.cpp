@@ -6,7 +6,8 @@
 /// products
 ///          are taken by the faster of ddl::product and Eigen's own noalias() product. `scaling` is the time
 ///          on one thread over that on all.
-/// shards   the same as fit computes it, for a batch cut into shards. `one_shard` is the time of a batch that is not cut,
+/// shards   the same as fit computes it, for a batch cut into shards. `one_shard` is the time of a batch that
+/// is not cut,
 ///          on the same threads, over ours; `scaling` as above.
 /// memory   the four ways to keep what backward needs: bytes of tape per token and layer, as measured on the
 /// heap;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
-/// @file  The DDL Transformer: a training step and inference, 4 layers, d = 256, 4 heads of 64, vocabulary 256;
-/// sequences of 256 tokens.
+/// @file  The DDL Transformer: a training step and inference, 4 layers, d = 256, 4 heads of 64, vocabulary
+/// 256; sequences of 256 tokens.
 ///
-/// step     forward, cross-entropy, backward of 4 sequences. `share_of_gemms` is the time of its matrix products alone,
+/// step     forward, cross-entropy, backward of 4 sequences. `share_of_gemms` is the time of its matrix
+/// products alone,
 ///          those of the attention's blocks included, over that of the step; `additive` the time of the additive
 ///          baseline's step over this one's; `scaling` the time on one thread over that on all.
-/// shards   the same as fit computes it, for batches of some sequences, cut into shards. `GFLOPS` is the rate of the
+/// shards   the same as fit computes it, for batches of some sequences, cut into shards. `GFLOPS` is the rate
+/// of the
 ///          matrix products within the step's time, and `of_peak` that rate over the rate of 256 x 256 x 256 products,
 ///          of which each thread computes its own. `AdamW_us` is the time of clipping and AdamW after the step, `MiB`
 ///          the memory of the shards' gradients and tapes.
@@ -77,13 +79,15 @@ void for_each_weight(const Model& model, const F& f) {
       model);
 }
 
-/// The pairs of blocks of 64 tokens, not in the future, of all layers and heads. A step multiplies 7 times for each.
+/// The pairs of blocks of 64 tokens, not in the future, of all layers and heads. A step multiplies 7 times
+/// for each.
 Index attention_pairs(const Model& model, Index batch) {
   constexpr Index blocks = length / 64;
   return model.settings.layers * model.settings.mixer.heads * batch * blocks * (blocks + 1) / 2;
 }
 
-/// The floating-point operations of a step's matrix products: three products for each weight, and the attention's.
+/// The floating-point operations of a step's matrix products: three products for each weight, and the
+/// attention's.
 double operations(const Model& model, Index batch) {
   double multiplications = double(attention_pairs(model, batch)) * 7 * 64 * 64 * 64;
   for_each_weight(model, [&](const auto& w) { multiplications += 3.0 * double(w.size() * batch * length); });
@@ -136,7 +140,8 @@ void step(benchmark::State& state, const std::string& name) {
   });
 }
 
-/// Operations a second of products of 256 x 256 matrices that are in the cache, one after the other on each thread.
+/// Operations a second of products of 256 x 256 matrices that are in the cache, one after the other on each
+/// thread.
 class Peak {
  public:
   explicit Peak(Index threads) : operands_(static_cast<std::size_t>(threads)) {

@@ -86,7 +86,8 @@ inline std::vector<std::pair<std::string, std::string>> environment() {
           {"hardware_threads", std::to_string(hardware_threads())}};
 }
 
-/// OpenBLAS has threads of its own, which libtorch wants and a thread pool does not. With another BLAS nothing happens.
+/// OpenBLAS has threads of its own, which libtorch wants and a thread pool does not. With another BLAS
+/// nothing happens.
 inline void set_blas_threads([[maybe_unused]] Index threads) {
 #if __has_include(<dlfcn.h>)
   static const auto set = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
@@ -94,8 +95,8 @@ inline void set_blas_threads([[maybe_unused]] Index threads) {
 #endif
 }
 
-/// A row for each benchmark: name, time, rates, and its other counters, which are times of what it is compared with over
-/// its own, or shares.
+/// A row for each benchmark: name, time, rates, and its other counters, which are times of what it is
+/// compared with over its own, or shares.
 class TableReporter : public benchmark::BenchmarkReporter {
  public:
   bool ReportContext(const Context&) override {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-/// @file  What a trained net does with its gates: reads a checkpoint of train_classifier or train_lm and, over what it was
-/// not trained on, prints for each layer where beta lies, whether the edit brings the readout closer to its target, how
-/// directions of successive layers stand to each other, and how many dimensions were written to; and the spectrum of the
-/// frozen shortcut. Of a language model whose mixer is the delta rule over time, also where the betas of each layer and head
-/// lie.
+/// @file  What a trained net does with its gates: reads a checkpoint of train_classifier or train_lm and,
+/// over what it was not trained on, prints for each layer where beta lies, whether the edit brings the
+/// readout closer to its target, how directions of successive layers stand to each other, and how many
+/// dimensions were written to; and the spectrum of the frozen shortcut. Of a language model whose mixer is
+/// the delta rule over time, also where the betas of each layer and head lie.
 #include <algorithm>
 #include <optional>
 #include <stdexcept>
@@ -194,7 +194,8 @@ ddl::GateAuditSettings spread(Index count, Index samples) {
   return settings;
 }
 
-/// Throws unless the data that a net was trained on are still the same: else nobody could tell what it has not seen.
+/// Throws unless the data that a net was trained on are still the same: else nobody could tell what it has
+/// not seen.
 void check_same_data(const std::string& hash, const nlohmann::json& settings, const char* setting,
                      const std::string& data) {
   const auto trained = training::setting<std::string>(settings, setting);

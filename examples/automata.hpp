@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Finite automata, whose states token mixers are to track: groups of permutations and arithmetic mod 5.
+/// @file  Finite automata, whose states token mixers are to track: groups of permutations and arithmetic mod
+/// 5.
 /// @source Grazzi et al., Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues, 2025.
 #pragma once
 
@@ -22,8 +23,9 @@ struct Automaton {
   }
 };
 
-/// The automaton whose states and tokens are the permutations of `count` things, or the even ones alone: a token is
-/// multiplied to the product of those before. Permutations are in lexicographic order, state 0 is the identity.
+/// The automaton whose states and tokens are the permutations of `count` things, or the even ones alone: a
+/// token is multiplied to the product of those before. Permutations are in lexicographic order, state 0 is
+/// the identity.
 inline Automaton permutations(int count, bool even_alone = false) {
   using Permutation = std::vector<int>;
   std::vector<Permutation> all;
@@ -44,8 +46,8 @@ inline Automaton permutations(int count, bool even_alone = false) {
   return result;
 }
 
-/// The automaton that computes mod 5 from left to right, beginning with 0: tokens 0 .. 4 add that number, 5 .. 9 subtract
-/// 0 .. 4, and 10 .. 14 multiply by 0 .. 4.
+/// The automaton that computes mod 5 from left to right, beginning with 0: tokens 0 .. 4 add that number, 5
+/// .. 9 subtract 0 .. 4, and 10 .. 14 multiply by 0 .. 4.
 inline Automaton arithmetic() {
   Automaton result{5, 15, {}};
   for (int x = 0; x < 5; ++x)

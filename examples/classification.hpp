@@ -74,9 +74,9 @@ inline std::optional<Data> images_in(const std::string& folder, const std::strin
   return std::nullopt;
 }
 
-/// A folder with MNIST's files (if it holds one pair of images and labels, the first four fifths are to learn from), a
-/// CSV file (likewise; the last column is the class unless `label` names it), or the spirals if `path` is empty. All but
-/// images are standardised: by `scale` if it is given, else by the training samples.
+/// A folder with MNIST's files (if it holds one pair of images and labels, the first four fifths are to learn
+/// from), a CSV file (likewise; the last column is the class unless `label` names it), or the spirals if
+/// `path` is empty. All but images are standardised: by `scale` if it is given, else by the training samples.
 inline Problem load(const std::string& path, const std::string& label, Index train_count,
                     const std::optional<ddl::Standardisation<float>>& scale = {}) {
   Problem problem;
@@ -134,8 +134,8 @@ inline Problem load(const std::string& path, const std::string& label, Index tra
   return problem;
 }
 
-/// Batches of images, each moved by up to `most` pixels each way, anew in every epoch. By how much follows from seed,
-/// epoch and batch, so there is no more to save than of the batches.
+/// Batches of images, each moved by up to `most` pixels each way, anew in every epoch. By how much follows
+/// from seed, epoch and batch, so there is no more to save than of the batches.
 class ShiftedBatches : public ddl::SupervisedBatches<float> {
  public:
   ShiftedBatches(const ddl::DatasetView<float>& data, const ddl::BatchSettings& settings, Index side,
@@ -259,9 +259,9 @@ inline Net::Settings net_settings(const nlohmann::json& settings) {
   return net;
 }
 
-/// What a checkpoint needs to know: the options, the residual, and of the problem its sizes, content, classes and
-/// standardisation. The additive control has no gates and values; its hidden layers are widened until it has as many
-/// parameters.
+/// What a checkpoint needs to know: the options, the residual, and of the problem its sizes, content, classes
+/// and standardisation. The additive control has no gates and values; its hidden layers are widened until it
+/// has as many parameters.
 inline nlohmann::json settings_of(const Options& options, const Problem& problem, ddl::UpdateRule residual) {
   nlohmann::json settings = options.json();
   settings["inputs"] = problem.train.inputs.rows();
@@ -303,7 +303,8 @@ inline std::optional<ddl::Standardisation<float>> scale_of(const nlohmann::json&
   return scale;
 }
 
-/// Numbers the classes as a checkpoint's net does: by name. @throws std::runtime_error if it does not know a name.
+/// Numbers the classes as a checkpoint's net does: by name. @throws std::runtime_error if it does not know a
+/// name.
 inline void number_classes(Data& data, const std::vector<std::string>& names) {
   if (data.class_names == names || data.class_names.empty()) return;
   std::vector<int> numbers;

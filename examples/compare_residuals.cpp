@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-/// @file  The delta update beside its two controls, write-only (X + beta k v^T) and additive (X + F(X)), at equal
-/// parameters, seeds, data order and steps (the additive one's hidden layers are widened to the parameters of the others),
-/// over several seeds.
+/// @file  The delta update beside its two controls, write-only (X + beta k v^T) and additive (X + F(X)), at
+/// equal parameters, seeds, data order and steps (the additive one's hidden layers are widened to the
+/// parameters of the others), over several seeds.
 #include <ddl/train/observers.hpp>
 
 #if __has_include(<malloc.h>)
@@ -36,7 +36,8 @@ struct Residual {
   }
 };
 
-/// A matrix W takes 2 flops a weight and sample forward, 2 for dW and 2 for dx (which the embedding leaves out).
+/// A matrix W takes 2 flops a weight and sample forward, 2 for dW and 2 for dx (which the embedding leaves
+/// out).
 double flops_of_step(const Net& net, Index batch) {
   double weights = 0;
   for_each_parameter([&](const ddl::ParameterPath& path,

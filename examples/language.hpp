@@ -147,8 +147,8 @@ inline void print_text(const std::string& text) {
   std::fflush(stdout);
 }
 
-/// Calls write(text) with the prompt, then with each of `count` tokens as soon as it is drawn. Where the context of the
-/// model is full, it begins anew with the newer half.
+/// Calls write(text) with the prompt, then with each of `count` tokens as soon as it is drawn. Where the
+/// context of the model is full, it begins anew with the newer half.
 template <class Write>
 void continue_text(const Model& model, const Coder& coder, const std::string& prompt, Index count,
                    const ddl::SamplingSettings& settings, std::uint64_t seed, const ddl::ThreadPool& pool,

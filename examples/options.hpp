@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Options of the command line: numbers, which are decimal and checked, texts, and what sizes take in memory.
+/// @file  Options of the command line: numbers, which are decimal and checked, texts, and what sizes take in
+/// memory.
 #pragma once
 
 #include <charconv>
@@ -68,7 +69,8 @@ T number(const std::string& option, const std::string& text, const Range<T>& ran
   return value;
 }
 
-/// An option with a number, of which CLI11 2.1 would take 010 for 8 and 99999999999999999999 for the largest there is.
+/// An option with a number, of which CLI11 2.1 would take 010 for 8 and 99999999999999999999 for the largest
+/// there is.
 template <class T>
 CLI::Option* add(CLI::App& app, const std::string& name, T& value, const Range<T>& range,
                  const std::string& description) {
@@ -108,8 +110,8 @@ struct Size {
   ddl::Index Options::*value;
 };
 
-/// Calls f(). If memory runs out, throws a std::runtime_error with what the options take, `bytes(options)`, and the one
-/// of them that is the most to blame: by its default, the least would be taken.
+/// Calls f(). If memory runs out, throws a std::runtime_error with what the options take, `bytes(options)`,
+/// and the one of them that is the most to blame: by its default, the least would be taken.
 template <class Options, class Bytes, class F>
 auto within_memory(const Options& given, const std::vector<Size<Options>>& sizes, const Bytes& bytes,
                    const F& f) {

@@ -37,8 +37,8 @@ class Table {
   std::string text_;
 };
 
-/// Draws OUTPUT.svg and OUTPUT.png from `input` by examples/plots/SCRIPT where gnuplot is found. Prints where they are, and
-/// the command.
+/// Draws OUTPUT.svg and OUTPUT.png from `input` by examples/plots/SCRIPT where gnuplot is found. Prints where
+/// they are, and the command.
 inline void draw(const std::string& script, const std::string& input, const std::string& output,
                  const std::string& more = {}) {
   const auto is_plain = [](const std::string& text) {

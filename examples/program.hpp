@@ -26,8 +26,8 @@ inline void note_signal(int number) {
   std::signal(number, SIG_DFL);
 }
 
-/// Opens what is closed of the standard streams, in the mode that they are not used in: the first file that is opened
-/// does not take a stream's place, and printing fails as it should.
+/// Opens what is closed of the standard streams, in the mode that they are not used in: the first file that
+/// is opened does not take a stream's place, and printing fails as it should.
 inline void open_standard_streams() {
 #ifndef _WIN32
   for (int stream = 0; stream < 3; ++stream)
@@ -37,8 +37,8 @@ inline void open_standard_streams() {
 
 }  // namespace detail
 
-/// While one of these lives, SIGINT and SIGTERM are noted, and a closed pipe is an error of writing. As an observer, it
-/// ends the run after the step in which a signal came. A second signal ends the program at once.
+/// While one of these lives, SIGINT and SIGTERM are noted, and a closed pipe is an error of writing. As an
+/// observer, it ends the run after the step in which a signal came. A second signal ends the program at once.
 class StopOnSignal {
  public:
   StopOnSignal() {
@@ -62,8 +62,8 @@ class StopOnSignal {
 
 /// main() of a program: calls body(), which returns the exit status.
 ///
-/// Exceptions are printed, and the status is 1. It is 1, too, if standard output could not be written. If StopOnSignal
-/// caught a signal, the program ends by that signal once body() has returned.
+/// Exceptions are printed, and the status is 1. It is 1, too, if standard output could not be written. If
+/// StopOnSignal caught a signal, the program ends by that signal once body() has returned.
 template <class Body>
 int run(const char* name, const Body& body) {
   detail::open_standard_streams();

@@ -14,16 +14,17 @@
 
 namespace program {
 
-/// Whether mpirun, or srun, started this process, by what they put into the environment: Open MPI, MPICH and Intel MPI, PMIx.
-/// MPI itself could tell, but takes half a second for a process alone.
+/// Whether mpirun, or srun, started this process, by what they put into the environment: Open MPI, MPICH and
+/// Intel MPI, PMIx. MPI itself could tell, but takes half a second for a process alone.
 inline bool is_rank() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"})
     if (std::getenv(name)) return true;
   return false;
 }
 
-/// Calls f(ranks), which returns the exit status: the same on all ranks. `ranks` is null if the process is not one of
-/// mpirun's. Only rank 0 prints: the standard output of the others is closed. An exception ends all ranks.
+/// Calls f(ranks), which returns the exit status: the same on all ranks. `ranks` is null if the process is
+/// not one of mpirun's. Only rank 0 prints: the standard output of the others is closed. An exception ends
+/// all ranks.
 template <class F>
 int run_ranks([[maybe_unused]] const char* name, const F& f) {
   if (!is_rank()) return f(nullptr);

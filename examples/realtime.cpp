@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-/// @file  An audio effect in real time: trains a net to imitate a distortion with a filter after it, puts its weights into
-/// an effect as a file in memory, and calls the effect as an audio host does, 64 frames at a time.
+/// @file  An audio effect in real time: trains a net to imitate a distortion with a filter after it, puts its
+/// weights into an effect as a file in memory, and calls the effect as an audio host does, 64 frames at a
+/// time.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -19,7 +20,8 @@ namespace {
 using ddl::Index;
 using realtime::Net;
 
-/// Two channels of `sequences` signals of `length` samples each, 2 x (sequences length), and what becomes of them.
+/// Two channels of `sequences` signals of `length` samples each, 2 x (sequences length), and what becomes of
+/// them.
 struct Signals {
   Eigen::MatrixXf x, y;
 

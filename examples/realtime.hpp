@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  An audio effect with a trained net in it: a sublayer with memory, and a callback for the real-time thread.
-/// docs/inference.md explains it.
+/// @file  An audio effect with a trained net in it: a sublayer with memory, and a callback for the real-time
+/// thread. docs/inference.md explains it.
 #pragma once
 
 #include <cstddef>

@@ -67,7 +67,8 @@ struct Worst {
 template <class Scalar>
 class Reference {
  public:
-  /// @throws ddl::FileError if a setting is unknown, a tensor is missing or misshapen, or one is not read by anything.
+  /// @throws ddl::FileError if a setting is unknown, a tensor is missing or misshapen, or one is not read by
+  /// anything.
   explicit Reference(const ddl::SafetensorsFile& file)
       : file_(file),
         model_(is_over_time(file) ? ddl::read_delta_net<Scalar, ddl::LanguageMixer<Scalar>>(file)

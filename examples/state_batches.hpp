@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Sequences of random tokens, and the states to which they move an automaton, as batches to learn from.
+/// @file  Sequences of random tokens, and the states to which they move an automaton, as batches to learn
+/// from.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,8 @@
 
 namespace automata {
 
-/// Random tokens as fit takes them. The label of a token is the automaton's state after it. States are words of their
-/// own: state x is word tokens + x of the vocabulary.
+/// Random tokens as fit takes them. The label of a token is the automaton's state after it. States are words
+/// of their own: state x is word tokens + x of the vocabulary.
 class StateBatches {
  public:
   StateBatches(const Automaton& automaton, ddl::Index sequences, ddl::Index length, std::uint64_t seed,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-/// @file  Which token mixers can follow the state of a finite automaton? Each model reads random tokens and is asked for
-/// the automaton's state after each of them. It is trained on short sequences and tested on long ones, several models and
-/// seeds side by side.
+/// @file  Which token mixers can follow the state of a finite automaton? Each model reads random tokens and
+/// is asked for the automaton's state after each of them. It is trained on short sequences and tested on long
+/// ones, several models and seeds side by side.
 ///
-/// One layer of the delta rule with betas in (0, 2) learns parity, with two edits a token S_3; with betas in (0, 1) it
-/// learns neither.
-/// @source Grazzi et al., Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues, 2025 (parity, arithmetic);
-/// Siems et al., DeltaProduct, 2025 (several edits a token, groups of permutations).
+/// One layer of the delta rule with betas in (0, 2) learns parity, with two edits a token S_3; with betas in
+/// (0, 1) it learns neither.
+/// @source Grazzi et al., Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues, 2025 (parity,
+/// arithmetic); Siems et al., DeltaProduct, 2025 (several edits a token, groups of permutations).
 #include <chrono>
 #include <mutex>
 #include <optional>
@@ -162,7 +162,8 @@ struct Model {
   }
 };
 
-/// Every combination of the options' mixers, betas, edits and residuals. Attention has neither betas nor edits.
+/// Every combination of the options' mixers, betas, edits and residuals. Attention has neither betas nor
+/// edits.
 std::vector<Model> models_of(const Options& o) {
   std::vector<Model> models;
   for (const auto& residual : o.residuals)
@@ -187,7 +188,8 @@ ddl::AttentionSettings mixer_settings(const Options& o, const Model&, ddl::Atten
   return {.heads = o.heads};
 }
 
-/// The share of random sequences whose state is right after 1, 2, .. tokens. The sequences are the same in every test.
+/// The share of random sequences whose state is right after 1, 2, .. tokens. The sequences are the same in
+/// every test.
 template <class Net>
 std::vector<double> test(const Net& net, const Automaton& automaton, const Options& o) {
   const Index together = std::min(o.test_sequences, std::max(Index(1), o.batch * o.length / o.test_length));
@@ -276,7 +278,8 @@ std::vector<Index> lengths_of(const Options& o) {
   return lengths;
 }
 
-/// Progress of all runs, on a terminal: a line that is redrawn. Each run that has finished gets a line of its own.
+/// Progress of all runs, on a terminal: a line that is redrawn. Each run that has finished gets a line of its
+/// own.
 class Progress {
  public:
   explicit Progress(Index steps) : steps_(steps) {}

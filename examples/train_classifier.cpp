@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Trains a DeltaResNet to classify: images (IDX, such as MNIST), a table (CSV), or three spirals if no data are
-/// given. Stops and goes on by checkpoints.
+/// @file  Trains a DeltaResNet to classify: images (IDX, such as MNIST), a table (CSV), or three spirals if
+/// no data are given. Stops and goes on by checkpoints.
 #include <ddl/io/json_lines.hpp>
 #include <ddl/train/observers.hpp>
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-/// @file  Trains a DDL Transformer, or one of its controls, to predict the next byte or character of a text. Its tokens are
-/// mixed by attention or by the delta rule over time. On several machines: mpirun -n 4 train_lm --shards 4 ...
+/// @file  Trains a DDL Transformer, or one of its controls, to predict the next byte or character of a text.
+/// Its tokens are mixed by attention or by the delta rule over time. On several machines: mpirun -n 4
+/// train_lm --shards 4 ...
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -32,7 +33,8 @@ struct Options {
   std::uint64_t seed = 0;
   bool negative_eigenvalues = false, resumes = false;
 
-  /// What weights, gradient, moments, and what a step keeps take, about; of the variants with 4 value channels.
+  /// What weights, gradient, moments, and what a step keeps take, about; of the variants with 4 value
+  /// channels.
   double bytes() const {
     const double d = double(width), blocks = 2 * double(layers),
                  tokens_a_step = double(batch) * double(context);

@@ -44,8 +44,10 @@ inline std::string if_in_folder(const std::string& file, const std::string& fold
              : "";
 }
 
-/// Restores the newest checkpoint of the folder, or `file`, one of its checkpoints. @return false if there is none.
-/// @throws ddl::FileError; of a damaged checkpoint, it says how to go on from the one before it that is whole.
+/// Restores the newest checkpoint of the folder, or `file`, one of its checkpoints. @return false if there is
+/// none.
+/// @throws ddl::FileError; of a damaged checkpoint, it says how to go on from the one before it that is
+/// whole.
 template <class Run, class Data>
 bool resume(ddl::Checkpoints& checkpoints, Run& run, Data& data, const std::string& file) {
   try {
@@ -55,8 +57,8 @@ bool resume(ddl::Checkpoints& checkpoints, Run& run, Data& data, const std::stri
   }
 }
 
-/// What is said of a run that goes on with another number of steps than was planned. @throws std::runtime_error if it has
-/// made more.
+/// What is said of a run that goes on with another number of steps than was planned. @throws
+/// std::runtime_error if it has made more.
 inline void check_steps(const char* option, ddl::Index steps, ddl::Index made, ddl::Index planned) {
   if (steps < made)
     throw std::runtime_error(std::string(option) + " asks for " + std::to_string(steps) + " steps, and " +

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-/// @file  A whole training project in one file: data of one's own, a sublayer of one's own, validation, early stopping,
-/// checkpoints, resumption, controls with matched parameters, and an audit of the gates. docs/training.md explains it.
+/// @file  A whole training project in one file: data of one's own, a sublayer of one's own, validation, early
+/// stopping, checkpoints, resumption, controls with matched parameters, and an audit of the gates.
+/// docs/training.md explains it.
 ///
 ///     training_guide [FOLDER]
 ///
-/// Checkpoints and weights go to FOLDER, and a second run with the same folder resumes the first. Without FOLDER they go
-/// to a temporary folder that is removed at the end.
+/// Checkpoints and weights go to FOLDER, and a second run with the same folder resumes the first. Without
+/// FOLDER they go to a temporary folder that is removed at the end.
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -156,8 +157,8 @@ Net make_net(ddl::UpdateRule update, Index hidden, std::uint64_t seed) {
              seed);
 }
 
-/// The hidden size at which a control has at least as many parameters as the delta net. The additive control has neither
-/// gates nor values, so it needs a larger one.
+/// The hidden size at which a control has at least as many parameters as the delta net. The additive control
+/// has neither gates nor values, so it needs a larger one.
 Index matched_hidden(ddl::UpdateRule update, Index hidden) {
   const Index wanted = parameter_count(make_net(ddl::UpdateRule::delta, hidden, 0));
   while (parameter_count(make_net(update, hidden, 0)) < wanted) ++hidden;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-/// @file  Checks the DDL Transformer and the DeltaNet family against files of reference numbers (reference.hpp). For each
-/// file, in double and in float, and each group of tensors it prints the largest relative RMS error and PASS or FAIL. A file
-/// of numbers in float is held to the tolerances of float by both. The status is 1 if anything failed, if a setting is
-/// unknown, or if a tensor is missing, misshapen or not read.
+/// @file  Checks the DDL Transformer and the DeltaNet family against files of reference numbers
+/// (reference.hpp). For each file, in double and in float, and each group of tensors it prints the largest
+/// relative RMS error and PASS or FAIL. A file of numbers in float is held to the tolerances of float by
+/// both. The status is 1 if anything failed, if a setting is unknown, or if a tensor is missing, misshapen or
+/// not read.
 #include <cstdio>
 #include <string>
 #include <vector>

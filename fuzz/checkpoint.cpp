@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-/// @file  libFuzzer: checkpoints. The input is the metadata's `run`, `data` and `settings`, a line each, and after a zero
-/// byte changes to the file, three bytes each: two for the place, one for the value. The file is refused by a FileError,
-/// and the run stays as it was, or it is restored and saved again to the same.
+/// @file  libFuzzer: checkpoints. The input is the metadata's `run`, `data` and `settings`, a line each, and
+/// after a zero byte changes to the file, three bytes each: two for the place, one for the value. The file is
+/// refused by a FileError, and the run stays as it was, or it is restored and saved again to the same.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-/// @file  libFuzzer: files of reference numbers, examples/reference.hpp. The input is the variant and the config, a line
-/// each, either empty for what fits the tensors, and after a zero byte changes to the tensors, four bytes each. The file is
-/// refused by a FileError, or its errors are computed.
+/// @file  libFuzzer: files of reference numbers, examples/reference.hpp. The input is the variant and the
+/// config, a line each, either empty for what fits the tensors, and after a zero byte changes to the tensors,
+/// four bytes each. The file is refused by a FileError, or its errors are computed.
 #include <cstdint>
 #include <cstdlib>
 #include <map>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  playground.hpp for JavaScript, by embind: settings and results are objects, numbers are typed arrays, and an
-/// exception is an Error with its message.
+/// @file  playground.hpp for JavaScript, by embind: settings and results are objects, numbers are typed
+/// arrays, and an exception is an Error with its message.
 #include <emscripten.h>
 #include <emscripten/bind.h>
 

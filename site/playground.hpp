@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  The playground's computations: the operator, depth, time and memory, each a few calls of the library.
-/// playground.cpp gives them to JavaScript; a native program may use them as well.
+/// @file  The playground's computations: the operator, depth, time and memory, each a few calls of the
+/// library. playground.cpp gives them to JavaScript; a native program may use them as well.
 #pragma once
 
 #include <algorithm>
@@ -138,7 +138,8 @@ class Depth {
     return result;
   }
 
-  /// The probability of class 1, from 0 to 255, over the square: size x size points, row by row from the top left.
+  /// The probability of class 1, from 0 to 255, over the square: size x size points, row by row from the top
+  /// left.
   std::vector<std::uint8_t> regions(Index size) {
     if (grid_.cols() != size * size) {
       const auto at = [&](Index i) { return (2 * static_cast<float>(i) + 1) / static_cast<float>(size) - 1; };
@@ -264,8 +265,8 @@ struct Rewound {
   Index state_bytes, edit_bytes;                   ///< of all layers and samples
 };
 
-/// Runs a net of random weights, then recovers the state before each layer from the last state and the edits alone:
-/// X_l = X_(l+1) - beta k r^T.
+/// Runs a net of random weights, then recovers the state before each layer from the last state and the edits
+/// alone: X_l = X_(l+1) - beta k r^T.
 inline Rewound rewind(const MemorySettings& settings) {
   using Net = ddl::DeltaResNet<float>;
   const Net net({.inputs = settings.width,

@@ -41,8 +41,8 @@ struct Training {
 
 extern "C" {
 
-/// The model of a safetensors file, to be trained on batches of so many shards. What a step keeps: 0 all, 1 no states (they
-/// are computed backwards), 2 no activations either.
+/// The model of a safetensors file, to be trained on batches of so many shards. What a step keeps: 0 all, 1
+/// no states (they are computed backwards), 2 no activations either.
 Training* ddl_make(const char* path, long threads, int mode, long shards) {
   constexpr ddl::Memory modes[] = {ddl::Memory::training, ddl::Memory::reversible,
                                    ddl::Memory::reversible_recompute};
@@ -52,7 +52,8 @@ Training* ddl_make(const char* path, long threads, int mode, long shards) {
 
 void ddl_free(Training* training) { delete training; }
 
-/// Forward, cross-entropy and backward on B sequences of T tokens; the gradient is set, not added to. @return the loss.
+/// Forward, cross-entropy and backward on B sequences of T tokens; the gradient is set, not added to. @return
+/// the loss.
 float ddl_step(Training* training, const int* tokens, const int* targets, long B, long T) {
   const std::size_t N = static_cast<std::size_t>(B * T);
   Batch batch{{tokens, N}, {targets, N}, T, training->shards};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Everything that needs only Eigen and the standard library, except two parts that cost compile time: threads
-/// (ddl/core/thread_pool.hpp) and ddl/analysis, which includes Eigen's decompositions.
+/// @file  Everything that needs only Eigen and the standard library, except two parts that cost compile time:
+/// threads (ddl/core/thread_pool.hpp) and ddl/analysis, which includes Eigen's decompositions.
 #pragma once
 
 #include "ddl/core/batch.hpp"

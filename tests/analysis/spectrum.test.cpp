@@ -50,8 +50,9 @@ double spectrum_tolerance(Index n) {
   return std::max(derivative_tolerance<Scalar>, sequence_tolerance<Scalar>(n));
 }
 
-/// How far the spectrum is from that of the dense A. Eigenvalues are compared by what rounding leaves of them however
-/// ill-conditioned they are: each is one of a matrix near A, and their powers' sums are the traces of A's powers.
+/// How far the spectrum is from that of the dense A. Eigenvalues are compared by what rounding leaves of them
+/// however ill-conditioned they are: each is one of a matrix near A, and their powers' sums are the traces of
+/// A's powers.
 template <class Real>
 double spectrum_error(const ddl::Spectrum<Real>& s, const Matrix<Complex>& A) {
   const Index d = A.rows(), p = s.eigenvalues.size();

@@ -48,7 +48,8 @@ TEST_CASE("the groups of permutations are groups of the right size", "[examples]
 TEST_CASE("the state is the product of the tokens", "[examples][automata]") {
   CHECK(run(automata::named("parity"), {1, 0, 1, 1}) == 1);
   CHECK(run(automata::named("parity"), {1, 0, 1, 1, 0, 1}) == 0);
-  // In lexicographic order: 012 021 102 120 201 210. Swapping 1 and 2, then 0 and 1, takes 0 to 1, 1 to 2, 2 to 0.
+  // In lexicographic order: 012 021 102 120 201 210. Swapping 1 and 2, then 0 and 1, takes 0 to 1, 1 to 2, 2
+  // to 0.
   CHECK(run(automata::named("S3"), {1, 2}) == 3);
   CHECK(run(automata::named("S3"), {2, 1}) == 4);
   CHECK(run(automata::named("S3"), {3, 3, 3}) == 0);

@@ -153,9 +153,10 @@ double largest_distance(const std::vector<Matrix<double>>& given,
 
 }  // namespace
 
-// The model sets how precise a gradient in float can be. Of delta_net_neg_gate, a relative change of the weights changes the
-// gradient by 1300 times as much: o_norm divides by the norm of o, which is small for some tokens. With an eps of 1e-2 in
-// the first layer's o_norm it is 100 times. Rounding the weights to float alone then moves the gradient by 3e-5.
+// The model sets how precise a gradient in float can be. Of delta_net_neg_gate, a relative change of the
+// weights changes the gradient by 1300 times as much: o_norm divides by the norm of o, which is small for
+// some tokens. With an eps of 1e-2 in the first layer's o_norm it is 100 times. Rounding the weights to float
+// alone then moves the gradient by 3e-5.
 TEST_CASE("in float, gradients are as precise as weights in float allow", "[io][delta_net][golden][grad]") {
   const std::string name = GENERATE(from_range(golden_files));
   CAPTURE(name);

@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: MIT
-// A user's own token mixer in a DeltaTransformer: gradients, training, inference, generation, and a file of its weights.
+// SPDX-License-Identifier: MIT A user's own token mixer in a DeltaTransformer: gradients, training,
+// inference, generation, and a file of its weights.
 #include <algorithm>
 #include <cmath>
 #include <span>

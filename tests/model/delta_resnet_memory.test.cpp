@@ -76,8 +76,9 @@ bool identical(const Model& a, const Model& b) {
 constexpr std::array training_modes = {Memory::training, Memory::recompute, Memory::reversible,
                                        Memory::reversible_recompute};
 
-/// Scalars per sample and layer: what stack.hpp's Memory says of the states and the edits, and the tapes of the default
-/// parts: x and c (d each), the norm's inverse root (1), and the MLP's hidden layer (4 d) before and after its activation.
+/// Scalars per sample and layer: what stack.hpp's Memory says of the states and the edits, and the tapes of
+/// the default parts: x and c (d each), the norm's inverse root (1), and the MLP's hidden layer (4 d) before
+/// and after its activation.
 constexpr long state_scalars(long d, long m) { return d * m; }
 constexpr long edit_scalars(long d, long m) { return d + 2 * m + 2; }
 constexpr long activation_scalars(long d) { return 2 * d + 1 + 2 * 4 * d; }

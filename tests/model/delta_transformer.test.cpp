@@ -18,7 +18,8 @@ namespace {
 /// Each of them, one run of the test after the other.
 Variant any_variant() { return GENERATE(from_range(all_variants)); }
 
-/// Two layers, a vocabulary of 5, sizes that differ from one another. Large eps, so that differences are smooth.
+/// Two layers, a vocabulary of 5, sizes that differ from one another. Large eps, so that differences are
+/// smooth.
 DeltaTransformerSettings<> tiny(Variant variant, Index width = small_width) {
   DeltaTransformerSettings<> settings = settings_of(variant);
   settings.vocabulary = 5;

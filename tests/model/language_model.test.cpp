@@ -66,7 +66,8 @@ struct Layer : LayerBase<Model, Dynamic> {
 
   explicit Layer(const LanguageModelSettings& settings_) : settings(settings_) {}
   static Index y_rows(Index) { return 5; }
-  /// The gradients under a plain residual are larger and less smooth: truncation sets the step there, rounding elsewhere.
+  /// The gradients under a plain residual are larger and less smooth: truncation sets the step there,
+  /// rounding elsewhere.
   GradientCheckSettings differences() const {
     return {.step = settings.update == UpdateRule::additive ? 1e-4 : 3e-4};
   }
@@ -157,7 +158,8 @@ TEST_CASE("a draft of which a model takes tokens back leaves no trace of them",
   constexpr Index sequences = 2;
   std::vector<std::vector<int>> accepted(sequences);
   auto state = model.make_state(sequences, 80, 6);
-  // As many tokens of each sequence; the last logits of each are those of a pass over all tokens that were accepted.
+  // As many tokens of each sequence; the last logits of each are those of a pass over all tokens that were
+  // accepted.
   const auto infer = [&](Index count, int seed) {
     std::vector<std::vector<int>> runs;
     for (std::size_t s = 0; s < accepted.size(); ++s) {

@@ -122,8 +122,8 @@ struct Failing {
   }
 };
 
-/// Runs a product of its own before the pieces, on the same thread, as an executor may that does other work while it
-/// waits.
+/// Runs a product of its own before the pieces, on the same thread, as an executor may that does other work
+/// while it waits.
 struct Interrupting {
   mutable bool inside = false;
 

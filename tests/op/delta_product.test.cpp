@@ -282,8 +282,8 @@ TEST_CASE("a product's backward pass is the gradient of its forward pass", "[op]
       const auto G = random_matrix<Matrix<double>>(random, d, m);
       const Matrix<double> base = inputs.X;
       Matrix<double> Y(d, m), dX = G;
-      // <G, Y - base>, with Y - base as the sum of what changed: beside X, which is of order 1, gates of 1e-6 are lost to
-      // rounding.
+      // <G, Y - base>, with Y - base as the sum of what changed: beside X, which is of order 1, gates of 1e-6
+      // are lost to rounding.
       const auto loss = [&] {
         const auto product = inputs.product();
         DeltaProduct<double>::Tape tape;

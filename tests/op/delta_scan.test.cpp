@@ -326,8 +326,8 @@ TEST_CASE("backward is the gradient of forward", "[op][delta_scan][grad]") {
 }
 
 TEST_CASE("a long scan in float agrees with double", "[op][delta_scan][grad]") {
-  // beta 2 keeps the norm of what is written: nothing fades. beta 1 erases what was written under a key: going back writes
-  // it again from r. Every state is taken back from the last.
+  // beta 2 keeps the norm of what is written: nothing fades. beta 1 erases what was written under a key:
+  // going back writes it again from r. Every state is taken back from the last.
   for (const ScanKernel kernel : kernels)
     for (const auto& [decay, beta] :
          {std::pair(0.0, 2.f), {0.0, 1.f}, {0.0, 0.999f}, {0.01, 2.f}, {1.0, 2.f}}) {

@@ -309,7 +309,8 @@ static_assert(kinds_of<VariantPart<Shift<double>, RmsNorm<double>>>() == 16);
 static_assert(kinds_of<VariantPart<FirstChannel<double>, ChannelCompressor<double>>>() == 8);
 static_assert(kinds_of<Linear<float>>() == 0 && kinds_of<int>() == 0);
 
-// A sublayer with half a memory is none: infer would call forward and forget the tokens before, without an error.
+// A sublayer with half a memory is none: infer would call forward and forget the tokens before, without an
+// error.
 struct SomeState {};
 using Plain = Candidate<Misfit::none>;
 struct WithMemory : Plain {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-/// @file  The playground's computations without a browser. Without arguments: numbers for browser.mjs to compare with, as
-/// JSON. With the settings of the part depth and a number of steps: what the program that the page shows should print.
+/// @file  The playground's computations without a browser. Without arguments: numbers for browser.mjs to
+/// compare with, as JSON. With the settings of the part depth and a number of steps: what the program that
+/// the page shows should print.
 #include "../../site/playground.hpp"
 
 #include <cstdio>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-/// @file  Counts heap allocations and their bytes. Include it in one translation unit of a program: it replaces malloc
-/// where the C library lets it (glibc; Eigen calls malloc, and so does operator new), and operator new alone
-/// elsewhere.
+/// @file  Counts heap allocations and their bytes. Include it in one translation unit of a program: it
+/// replaces malloc where the C library lets it (glibc; Eigen calls malloc, and so does operator new), and
+/// operator new alone elsewhere.
 #pragma once
 
 #include <Eigen/Core>
@@ -101,8 +101,8 @@ void* aligned_alloc(std::size_t alignment, std::size_t size) {
 void free(void* memory) { __libc_free(ddl::test::forgotten(memory)); }
 }
 #else
-// All of them, as a sanitizer's own would not call these. Not inlined: gcc takes a delete that it sees calling free()
-// for a mistake if it does not see the new.
+// All of them, as a sanitizer's own would not call these. Not inlined: gcc takes a delete that it sees
+// calling free() for a mistake if it does not see the new.
 EIGEN_DONT_INLINE void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   return ddl::test::counted(std::malloc(size > 0 ? size : 1));
 }

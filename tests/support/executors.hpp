@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Executors that show whether a result depends on the order of its pieces, and what was shared, and what holds for every executor
-/// whose pieces throw.
+/// @file  Executors that show whether a result depends on the order of its pieces, and what was shared, and
+/// what holds for every executor whose pieces throw.
 #pragma once
 
 #include <atomic>

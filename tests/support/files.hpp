@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Files for tests: a folder of their own, bytes in and out, the folder of committed data; what only POSIX has.
+/// @file  Files for tests: a folder of their own, bytes in and out, the folder of committed data; what only
+/// POSIX has.
 #pragma once
 
 /// Whether there are fork(), signals, pipes and limits. Only this file and tests of these look at it.
@@ -92,8 +93,8 @@ std::string error_of(const F& f) {
   return "no error";
 }
 
-/// f() in a process of its own. @return its status as waitpid() gives it, 0 if all went well. Windows has no fork():
-/// there f() runs in this process.
+/// f() in a process of its own. @return its status as waitpid() gives it, 0 if all went well. Windows has no
+/// fork(): there f() runs in this process.
 template <class F>
 int in_another_process(const F& f) {
 #if DDL_TEST_POSIX

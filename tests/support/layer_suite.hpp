@@ -9,7 +9,8 @@
 ///     void backward(const Part&, const X& x, const Y& y, const Y& dy, X& dx, Tape&, Part& gradient,
 ///                   const ddl::Pass&) const;
 ///
-/// and runs it by check_layer<TheLayer>(settings of the layer...). A part with the passes of nn/part.hpp needs only make.
+/// and runs it by check_layer<TheLayer>(settings of the layer...). A part with the passes of nn/part.hpp
+/// needs only make.
 #pragma once
 
 #include <algorithm>

@@ -42,8 +42,8 @@ M random_matrix(Random& random, Index rows, Index cols = 1) {
   return x;
 }
 
-/// Lengths from the smallest number to nearly the largest. Without those below the smallest normal number where the
-/// processor takes such numbers for 0, as after -ffast-math.
+/// Lengths from the smallest number to nearly the largest. Without those below the smallest normal number
+/// where the processor takes such numbers for 0, as after -ffast-math.
 template <class Real>
 std::vector<Real> lengths_of_any_size() {
   using Limits = std::numeric_limits<Real>;

@@ -8,8 +8,8 @@
 
 namespace ddl::test {
 
-/// A pass over sequences of 1, 70, 3 and 5 tokens is to be what the passes over each of them are: outputs, and with random
-/// cotangents the gradients of inputs and parameters. `columns`: of x, of each token.
+/// A pass over sequences of 1, 70, 3 and 5 tokens is to be what the passes over each of them are: outputs,
+/// and with random cotangents the gradients of inputs and parameters. `columns`: of x, of each token.
 template <class Layer>
 void check_ragged(const Layer& layer, Index columns = 1) {
   using Part = typename Layer::Part;

@@ -6,7 +6,8 @@
 
 namespace ddl::test {
 
-/// The tokens p .. p + count - 1 of every sequence of a batch of sequences of `length` tokens, of `columns` columns each.
+/// The tokens p .. p + count - 1 of every sequence of a batch of sequences of `length` tokens, of `columns`
+/// columns each.
 template <class X>
 Matrix<typename X::Scalar> chunk_of(const X& x, Index columns, Index length, Index p, Index count) {
   const Index sequences = x.cols() / (length * columns);

@@ -16,8 +16,8 @@ inline std::vector<int> tokens_of(Index count, int seed = 3) {
   return tokens;
 }
 
-/// infer over runs of tokens gives the logits of the pass over whole sequences, and allocates nothing once a number of
-/// tokens has been seen.
+/// infer over runs of tokens gives the logits of the pass over whole sequences, and allocates nothing once a
+/// number of tokens has been seen.
 void check_continues_sequences(const auto& model, Index sequences) {
   constexpr Index length = 90;  // more than a block of attention, or a chunk
   const auto tokens = tokens_of(sequences * length);

@@ -33,15 +33,16 @@ constexpr double sequence_tolerance(Index n) {
   return identity_tolerance<Scalar> * (std::max)(1.0, static_cast<double>(n) / 5);
 }
 
-/// n edits of states of d rows as one compact WY product, with unit directions and beta in [0, 2]; `size` is at least
-/// the length of every column of every state on the way, and every entry written.
+/// n edits of states of d rows as one compact WY product, with unit directions and beta in [0, 2]; `size` is
+/// at least the length of every column of every state on the way, and every entry written.
 ///
-/// Forward substitution computes p_i = beta_i (v_i - k_i^T x_{i-1}) + e_i, where x_i = x_0 + k_1 p_1 + .. + k_i p_i in
-/// the computed p. So x_n is off by the sum of A_n .. A_{i+1} k_i e_i, and no A expands. With u = eps / 2 and |p| <=
-/// 4 size, e_i holds beta_i <= 2 times d roundings of at most u size (k_i^T x_0), (i - 1)(d + 1) of at most 4 u size
-/// (k_i^T k_j, and its multiple of p_j), and i + 2 of at most 2 u size (the sums, which are k_i^T (x_j - x_0)). The last
-/// product adds 2 n of at most 4 u size. Roundings are taken as independent (Higham and Mary 2019): the root of the sum
-/// of squares. It grows as n sqrt(d), in whatever order a machine adds.
+/// Forward substitution computes p_i = beta_i (v_i - k_i^T x_{i-1}) + e_i, where x_i = x_0 + k_1
+/// p_1 + .. + k_i p_i in the computed p. So x_n is off by the sum of A_n .. A_{i+1} k_i e_i, and no A
+/// expands. With u = eps / 2 and |p| <= 4 size, e_i holds beta_i <= 2 times d roundings of at most u size
+/// (k_i^T x_0), (i - 1)(d + 1) of at most 4 u size (k_i^T k_j, and its multiple of p_j), and i + 2 of at most
+/// 2 u size (the sums, which are k_i^T (x_j - x_0)). The last product adds 2 n of at most 4 u size. Roundings
+/// are taken as independent (Higham and Mary 2019): the root of the sum of squares. It grows as n sqrt(d), in
+/// whatever order a machine adds.
 template <class Scalar>
 double compact_tolerance(Index n, Index d, double size) {
   const double edits = static_cast<double>(n), rows = static_cast<double>(d);
@@ -60,8 +61,8 @@ inline constexpr double reversible_tolerance = std::is_same_v<Scalar, float> ? 1
 /// 64 operators and back: the condition of their product is not 1 (0.7^-13 for the gates that the tests mix).
 inline constexpr double undo_tolerance = 1e-9;
 
-/// What the measures below give where numbers are not finite, shapes differ or there is nothing to compare with.
-/// (Neither NaN nor infinity: under -ffast-math, comparisons with them may hold.)
+/// What the measures below give where numbers are not finite, shapes differ or there is nothing to compare
+/// with. (Neither NaN nor infinity: under -ffast-math, comparisons with them may hold.)
 inline constexpr double not_comparable = 1e300;
 
 /// |a - b| / max(1, |b|), largest entries. Use as CHECK(error(a, b) <= tolerance).

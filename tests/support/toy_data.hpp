@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Batches for tests of training: y = sin of a mixture of two random inputs, for as long as anybody asks.
+/// @file  Batches for tests of training: y = sin of a mixture of two random inputs, for as long as anybody
+/// asks.
 #pragma once
 
 #include <algorithm>

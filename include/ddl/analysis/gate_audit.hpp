@@ -79,8 +79,8 @@ struct Distribution {
   }
 };
 
-/// One layer over all samples (tokens). A sample in which something is not finite, or overflows in double, only counts
-/// as not_finite.
+/// One layer over all samples (tokens). A sample in which something is not finite, or overflows in double,
+/// only counts as not_finite.
 ///
 /// Under the delta rule |after| = |1 - beta |k|^2| |before|, so a gate inside (0, 2) always reduces the
 /// discrepancy; what is learned is by how much. Under the write-only control it may as well grow.
@@ -91,8 +91,8 @@ struct LayerAudit {
   std::array<Index, 4> regimes = {};  ///< samples by Regime, that is by beta |k|^2
   Distribution before, after;         ///< |k^T X - v| and |k^T Y - v|, without a histogram
   Index reduced = 0;                  ///< samples with after < before
-  /// |cos| of the angle to the direction of the layer before, over [0, 1]: k and -k are one line. Samples with a
-  /// direction of 0 have none, nor has the first layer.
+  /// |cos| of the angle to the direction of the layer before, over [0, 1]: k and -k are one line. Samples
+  /// with a direction of 0 have none, nor has the first layer.
   Distribution cosine;
   /// Of the d x (N m) matrix of all that was written, beta k r^T side by side over the samples (r is v in the
   /// write-only control); NaN if the sum of its squares overflows, or no sample was finite.
@@ -138,7 +138,8 @@ class GateAudit {
   using Settings = GateAuditSettings;
 
   /// For any stack of `depth` edits of states with `width` rows.
-  /// @throws std::invalid_argument if a size is out of range, or for the additive control, which has no gates.
+  /// @throws std::invalid_argument if a size is out of range, or for the additive control, which has no
+  /// gates.
   GateAudit(UpdateRule rule, Index depth, Index width, Settings settings = {})
       : rule_(rule), width_(width), settings_(std::move(settings)) {
     constexpr const char* where = "ddl::GateAudit";

@@ -33,15 +33,16 @@ Vector<RealOf<Accum<typename Derived::Scalar>>> singular_values(const Eigen::Mat
   return Eigen::JacobiSVD<Dense>(Dense(A.template cast<typename Dense::Scalar>())).singularValues();
 }
 
-/// The p x p matrix, p = min(n, d), that has the eigenvalues and singular values of the linear map A_n .. A_1 but for
-/// d - p, which are 1. It is A_n .. A_1 in an orthonormal basis whose span holds all k_i. Cost 2 d n p + 4 n p^2.
+/// The p x p matrix, p = min(n, d), that has the eigenvalues and singular values of the linear map A_n .. A_1
+/// but for d - p, which are 1. It is A_n .. A_1 in an orthonormal basis whose span holds all k_i. Cost 2 d n
+/// p + 4 n p^2.
 ///
-/// The operators are applied one after the other: that costs no more than the triangular solve of the compact form, and
-/// any number of edits is safe.
+/// The operators are applied one after the other: that costs no more than the triangular solve of the compact
+/// form, and any number of edits is safe.
 template <class Scalar, int Rows>
 Matrix<Accum<Scalar>> core_matrix(const DeltaProduct<Scalar, Rows>& product) {
-  // With K = Q R, each I - beta k k^H is the identity outside the span of Q and I - beta r r^H in it, r being k's column
-  // of R. Q is not needed.
+  // With K = Q R, each I - beta k k^H is the identity outside the span of Q and I - beta r r^H in it, r being
+  // k's column of R. Q is not needed.
   using Dense = Matrix<Accum<Scalar>>;
   const Index p = (std::min)(product.rows(), product.size());
   Dense core = Dense::Identity(p, p);
@@ -74,7 +75,8 @@ Vector<std::complex<RealOf<AccumScalar>>> eigenvalues_of(const char* where, cons
 
 /// The d eigenvalues of the linear map A_n .. A_1, in no order; writes are no part of it. The cost is that of
 /// core_matrix and of a p x p eigenvalue problem.
-/// @throws std::invalid_argument if the product overflows, std::runtime_error if the eigenvalues do not converge.
+/// @throws std::invalid_argument if the product overflows, std::runtime_error if the eigenvalues do not
+/// converge.
 template <class Scalar, int Rows>
 Vector<std::complex<RealOf<Accum<Scalar>>>, Rows> eigenvalues(const DeltaProduct<Scalar, Rows>& product) {
   using All = Vector<std::complex<RealOf<Accum<Scalar>>>, Rows>;
@@ -84,9 +86,10 @@ Vector<std::complex<RealOf<Accum<Scalar>>>, Rows> eigenvalues(const DeltaProduct
   return all;
 }
 
-/// The eigenvalues and singular values of the linear map A_n .. A_1, at the cost of core_matrix and of two problems of
-/// p = min(n, d) dimensions.
-/// @throws std::invalid_argument if the product overflows, std::runtime_error if the eigenvalues do not converge.
+/// The eigenvalues and singular values of the linear map A_n .. A_1, at the cost of core_matrix and of two
+/// problems of p = min(n, d) dimensions.
+/// @throws std::invalid_argument if the product overflows, std::runtime_error if the eigenvalues do not
+/// converge.
 template <class Scalar, int Rows>
 Spectrum<RealOf<Accum<Scalar>>> spectrum(const DeltaProduct<Scalar, Rows>& product) {
   const auto core = core_matrix(product);
@@ -110,7 +113,8 @@ auto check_singular_values(const char* where, const Eigen::MatrixBase<Derived>& 
 
 }  // namespace detail
 
-/// exp of the entropy of the singular values' shares in their sum: n for n equal ones, 1 for a single one, 0 for none.
+/// exp of the entropy of the singular values' shares in their sum: n for n equal ones, 1 for a single one, 0
+/// for none.
 /// @source Roy and Vetterli 2007, The effective rank.
 /// @throws std::invalid_argument if a value is negative or not finite.
 template <class Derived>
@@ -128,7 +132,8 @@ typename Derived::Scalar effective_rank(const Eigen::MatrixBase<Derived>& singul
   return exp(entropy);
 }
 
-/// |A|_F^2 / |A|_2^2 from A's singular values: never above the rank, and unmoved by small values; 0 for A = 0.
+/// |A|_F^2 / |A|_2^2 from A's singular values: never above the rank, and unmoved by small values; 0 for
+/// A = 0.
 /// @throws std::invalid_argument if a value is negative or not finite.
 template <class Derived>
 typename Derived::Scalar stable_rank(const Eigen::MatrixBase<Derived>& singular_values) {

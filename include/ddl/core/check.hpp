@@ -78,8 +78,8 @@ inline std::string printed_text(double value) {
 
 }  // namespace detail
 
-/// The shortest text that reads back as the same number; not always the shortest before libc++ 15, which lacks
-/// std::to_chars of a double.
+/// The shortest text that reads back as the same number; not always the shortest before libc++ 15, which
+/// lacks std::to_chars of a double.
 inline std::string number_text(double value) {
 #ifdef __cpp_lib_to_chars
   std::array<char, 32> text{};

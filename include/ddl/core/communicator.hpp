@@ -14,9 +14,9 @@
 
 namespace ddl {
 
-/// A group of processes (ranks) that run the same program. ddl::mpi::Communicator (ddl/mpi/communicator.hpp) is one over MPI;
-/// a class of one's own has the three functions below. All functions of this file are collective: every rank calls them, in
-/// the same order, with the same sizes.
+/// A group of processes (ranks) that run the same program. ddl::mpi::Communicator (ddl/mpi/communicator.hpp)
+/// is one over MPI; a class of one's own has the three functions below. All functions of this file are
+/// collective: every rank calls them, in the same order, with the same sizes.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -24,8 +24,8 @@ class Communicator {
   virtual Index rank() const noexcept = 0;  ///< of this process, 0 .. size() - 1
   virtual Index size() const noexcept = 0;  ///< the number of ranks
 
-  /// Sends `out` to another rank and receives `in` from it. The other rank calls exchange with this rank's number at the
-  /// same time, and with the sizes the other way round.
+  /// Sends `out` to another rank and receives `in` from it. The other rank calls exchange with this rank's
+  /// number at the same time, and with the sizes the other way round.
   virtual void exchange(Index other, std::span<const std::byte> out, std::span<std::byte> in) = 0;
 };
 
@@ -35,12 +35,13 @@ constexpr bool is_power_of_two(Index n) noexcept {
 }
 }  // namespace detail
 
-/// Replaces the values on every rank by their sum over the ranks. The sum is taken as in for_each_tree_sum, ((x0 + x1) +
-/// (x2 + x3)) + .. , so that it has the same bits on all ranks, and the bits of a sum within one process.
+/// Replaces the values on every rank by their sum over the ranks. The sum is taken as in for_each_tree_sum,
+/// ((x0 + x1) + (x2 + x3)) + .. , so that it has the same bits on all ranks, and the bits of a sum within one
+/// process.
 ///
-/// Recursive halving: each rank exchanges half of its values with a partner and adds the half that it keeps, log2(size)
-/// times; then the parts are gathered the same way back. A rank sends and receives less than twice the values in all.
-/// (Rabenseifner, Optimization of Collective Reduction Operations, ICCS 2004.)
+/// Recursive halving: each rank exchanges half of its values with a partner and adds the half that it keeps,
+/// log2(size) times; then the parts are gathered the same way back. A rank sends and receives less than twice
+/// the values in all. (Rabenseifner, Optimization of Collective Reduction Operations, ICCS 2004.)
 /// @param buffer  scratch memory, resized to half the values.
 /// @throws std::invalid_argument if the number of ranks is not a power of two.
 template <class T>

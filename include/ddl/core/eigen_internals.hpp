@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: MIT
-/// @file  All that the library uses of Eigen's internals, and its only intrinsics: SIMD lanes, stores that go past the
-/// caches, the kernel of matrix products, and the extension points of a new expression.
+/// @file  All that the library uses of Eigen's internals, and its only intrinsics: SIMD lanes, stores that go
+/// past the caches, the kernel of matrix products, and the extension points of a new expression.
 ///
-/// With DDL_PLAIN_EIGEN defined, lanes are single numbers, which the compiler may vectorise, stores are plain stores, and
-/// matrix products are those of Eigen's public interface. Results then differ in the order of sums. The expression's
-/// extension points have no substitute: they are those that Eigen documents for new expression types.
+/// With DDL_PLAIN_EIGEN defined, lanes are single numbers, which the compiler may vectorise, stores are plain
+/// stores, and matrix products are those of Eigen's public interface. Results then differ in the order of
+/// sums. The expression's extension points have no substitute: they are those that Eigen documents for new
+/// expression types.
 #pragma once
 
 #include "ddl/core/scalar.hpp"
 
 namespace ddl::detail {
 
-/// One accumulation scalar at a time. Sweeps over columns are written once, over lanes: packets first, and what is left
-/// of a column one by one.
+/// One accumulation scalar at a time. Sweeps over columns are written once, over lanes: packets first, and
+/// what is left of a column one by one.
 template <class Scalar>
 struct SingleLane {
   using Pack = Accum<Scalar>;
@@ -50,8 +51,9 @@ inline void finish_streams() {}
 
 #else
 
-/// *to = packet, past the caches where the processor can do so; `to` must then be aligned to the packet. A plain store
-/// first reads the line that it overwrites: for a batch larger than the cache that is half as much traffic again.
+/// *to = packet, past the caches where the processor can do so; `to` must then be aligned to the packet. A
+/// plain store first reads the line that it overwrites: for a batch larger than the cache that is half as
+/// much traffic again.
 template <class Scalar, class Pack>
 EIGEN_STRONG_INLINE void stream(Scalar* to, const Pack& packet) {
   Eigen::internal::pstoreu(to, packet);
@@ -150,8 +152,8 @@ struct ProductKernel {
   using Traits = Eigen::internal::gebp_traits<Scalar, Scalar>;
   static constexpr Index rows = Traits::mr, cols = Traits::nr;  ///< of C, which the kernel takes at once
 
-  /// Packs `count` rows of A, each of `depth` entries. The distance of its columns, or of its rows if it is row-major, is
-  /// `stride`.
+  /// Packs `count` rows of A, each of `depth` entries. The distance of its columns, or of its rows if it is
+  /// row-major, is `stride`.
   static void pack_a(Scalar* panel, const Scalar* a, Index stride, bool row_major, Index depth, Index count) {
     row_major ? pack_a_of<Eigen::RowMajor>(panel, a, stride, depth, count)
               : pack_a_of<Eigen::ColMajor>(panel, a, stride, depth, count);
@@ -203,8 +205,8 @@ template <class Operator, class Rhs>
 class OperatorTimes;  // op/expression.hpp
 }  // namespace ddl
 
-// What Eigen needs to know of the expression A * X. As for Eigen::Solve, it is a dense expression that is evaluated as a
-// whole.
+// What Eigen needs to know of the expression A * X. As for Eigen::Solve, it is a dense expression that is
+// evaluated as a whole.
 namespace Eigen::internal {
 
 template <class Operator, class Rhs>

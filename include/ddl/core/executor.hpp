@@ -14,9 +14,10 @@
 
 namespace ddl {
 
-/// An executor calls f(0) .. f(pieces - 1), each once, in any order, on any threads, and returns when all have
-/// returned. Where pieces throw, for_each throws what the lowest of them threw, after all pieces that began have
-/// ended. All pieces below that one have run; those above it may have been left out. A piece may call for_each.
+/// An executor calls f(0) .. f(pieces - 1), each once, in any order, on any threads, and returns when all
+/// have returned. Where pieces throw, for_each throws what the lowest of them threw, after all pieces that
+/// began have ended. All pieces below that one have run; those above it may have been left out. A piece may
+/// call for_each.
 template <class E>
 concept Executor = requires(const E& executor, Index pieces, void (*f)(Index)) {
   executor.for_each(pieces, f);
@@ -34,7 +35,8 @@ struct Serial {
 /// How many pieces of at most `piece` cover [0, total).
 constexpr Index pieces_of(Index total, Index piece) noexcept { return (total + piece - 1) / piece; }
 
-/// The scalars that a loop visits in one piece. To wake a thread takes at least the time in which they are visited.
+/// The scalars that a loop visits in one piece. To wake a thread takes at least the time in which they are
+/// visited.
 inline constexpr Index scalars_per_piece = 1 << 14;
 
 /// The number of columns of height `rows` that make a piece.

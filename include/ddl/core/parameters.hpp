@@ -102,16 +102,16 @@ inline constexpr std::size_t most_models = 8;
 /// What a walk meets.
 enum class Node { list, optional, variant, parameter };
 
-/// What one of the models has at a node: the size of a list, whether there is an optional part, the index of a variant's
-/// alternative, or the shape and the scalars of a parameter.
+/// What one of the models has at a node: the size of a list, whether there is an optional part, the index of
+/// a variant's alternative, or the shape and the scalars of a parameter.
 template <class Scalar>
 struct Entry {
   Index rows = 0, cols = 0;
   Scalar* data = nullptr;
 };
 
-/// The same node of a few models. How many there are is a number and not a type, so that the walk over a type of model is
-/// compiled once, for whatever is done on the way.
+/// The same node of a few models. How many there are is a number and not a type, so that the walk over a type
+/// of model is compiled once, for whatever is done on the way.
 template <class T>
 struct Counterparts {
   std::array<T, most_models> at{};
@@ -210,8 +210,9 @@ void visit_nodes(const F& visit, Model& model, Rest&... rest) {
 }  // namespace detail
 
 /// Checks that models have the same parameters.
-/// @throws std::invalid_argument naming the first parameter of one of `given` whose shape differs from that in `model`,
-/// or the first part that only one of them has, as "where: what's layers.0.norm.weight is 8 x 1, expected 16 x 1".
+/// @throws std::invalid_argument naming the first parameter of one of `given` whose shape differs from that
+/// in `model`, or the first part that only one of them has, as "where: what's layers.0.norm.weight is 8 x 1,
+/// expected 16 x 1".
 template <class T, class... Given>
 void check_same_shapes(const char* where, const char* what, const T& model, const Given&... given) {
   detail::visit_nodes(
@@ -224,7 +225,8 @@ void check_same_shapes(const char* where, const char* what, const T& model, cons
       model, given...);
 }
 
-/// A number that is the same for models of the same shapes (check_same_shapes), and in practice for no others.
+/// A number that is the same for models of the same shapes (check_same_shapes), and in practice for no
+/// others.
 template <class T>
 std::uint64_t shape_hash(const T& model) {
   std::uint64_t hash = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  One call of forward, backward or infer: who runs it, and how the columns of its batch fall into sequences.
+/// @file  One call of forward, backward or infer: who runs it, and how the columns of its batch fall into
+/// sequences.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,8 @@
 
 namespace ddl {
 
-/// A reference to an executor of any type, itself an executor. Serial unless it is given another, which must outlive it.
+/// A reference to an executor of any type, itself an executor. Serial unless it is given another, which must
+/// outlive it.
 class ExecutorRef {
  public:
   ExecutorRef() = default;
@@ -58,9 +60,9 @@ struct TokenRange {
 
 /// The layout of a batch, and who runs the call.
 ///
-/// A batch of N columns holds S sequences, one after the other. They have one length, or each its own. Only parts that
-/// look along a sequence (attention, the delta rule over time, convolutions over tokens) read the layout. With length 1,
-/// the default, the columns are independent samples.
+/// A batch of N columns holds S sequences, one after the other. They have one length, or each its own. Only
+/// parts that look along a sequence (attention, the delta rule over time, convolutions over tokens) read the
+/// layout. With length 1, the default, the columns are independent samples.
 ///
 ///     Pass(pool, 64)          // sequences of 64 tokens; S = N / 64
 ///     Pass(pool, offsets)     // offsets {0, 5, 7, 16}: sequences of 5, 2 and 9 tokens
@@ -76,7 +78,8 @@ class Pass {
   Pass(const E& executor_, Index length = 1, Index position_ = 0)  // implicit: an executor alone is a pass
       : executor(executor_), position(position_), length_(length) {}
   /// Sequences that begin at the given columns.
-  /// @param offsets  the first columns of the S sequences, and N: S + 1 increasing numbers from 0, which must outlive the
+  /// @param offsets  the first columns of the S sequences, and N: S + 1 increasing numbers from 0, which must
+  /// outlive the
   ///                 pass. They are what other libraries call cu_seqlens.
   /// @throws std::invalid_argument if there are none; sequences() checks the numbers.
   template <Executor E>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /// @file  Random numbers: one seed gives one stream under every compiler and standard library.
 ///
-/// The standard library's distributions are implementation-defined, and libm's logarithm differs between systems in
-/// its last bit; so engine, distributions and that logarithm are written here with operations that IEEE 754
-/// defines exactly. (Under -ffast-math, and where std::fma rounds twice, as in mingw-w64 without -mfma, last bits of
-/// normal numbers may differ.)
+/// The standard library's distributions are implementation-defined, and libm's logarithm differs between
+/// systems in its last bit; so engine, distributions and that logarithm are written here with operations that
+/// IEEE 754 defines exactly. (Under -ffast-math, and where std::fma rounds twice, as in mingw-w64 without
+/// -mfma, last bits of normal numbers may differ.)
 #pragma once
 
 #include <array>
@@ -17,7 +17,8 @@
 
 namespace ddl {
 
-/// The generator xoshiro256++ 1.0 (Blackman and Vigna 2019), seeded through SplitMix64; a UniformRandomBitGenerator.
+/// The generator xoshiro256++ 1.0 (Blackman and Vigna 2019), seeded through SplitMix64; a
+/// UniformRandomBitGenerator.
 class Random {
  public:
   using result_type = std::uint64_t;           ///< of a uniform random bit generator

@@ -9,8 +9,8 @@
 
 namespace ddl::detail {
 
-/// Calls f(begin, end, sum) for ranges of N tokens, each with a sum of its own, rows x cols and initially zero; then adds
-/// the sums, in the order of the ranges, into the first `cols` columns of `sums`.
+/// Calls f(begin, end, sum) for ranges of N tokens, each with a sum of its own, rows x cols and initially
+/// zero; then adds the sums, in the order of the ranges, into the first `cols` columns of `sums`.
 template <class Sums, Executor E, class F>
 void sum_over_tokens(Index N, Index rows, Index cols, Sums& sums, const E& executor, const F& f) {
   constexpr Index most = 16;

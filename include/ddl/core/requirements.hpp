@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-/// @file  What a compilation needs, said in one error: every header includes this one. Compilers go on after an error,
-/// so the inclusion of a file that does not exist ends the compilation before errors that only follow from the first.
+/// @file  What a compilation needs, said in one error: every header includes this one. Compilers go on after
+/// an error, so the inclusion of a file that does not exist ends the compilation before errors that only
+/// follow from the first.
 #pragma once
 
 // (Without /Zc:__cplusplus, MSVC says 199711 in __cplusplus.)

@@ -63,7 +63,8 @@ bool is_finite(const Scalar& x) noexcept {
                   digits != 113) {  // a double, or the sum of two of which the first is the nearest
       return is_finite(static_cast<double>(x));
     } else {
-      // The exponent is the highest 16 bits of the 80-bit and the 128-bit format. All ones mark NaN and infinity.
+      // The exponent is the highest 16 bits of the 80-bit and the 128-bit format. All ones mark NaN and
+      // infinity.
       constexpr bool big_endian = std::endian::native == std::endian::big;
       constexpr std::size_t at = big_endian ? 0 : digits == 64 ? 8 : sizeof(long double) - 2;
       std::uint16_t exponent;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 /// @file  The executor with threads. No thread starts unless a program makes one of these.
 ///
-/// Implementation note: this is not Eigen's ThreadPool. That one hangs where the system refuses a thread, its tasks
-/// must not throw, and a scheduled task cannot be taken back: the caller of a nested loop has to wait until a busy
-/// worker reaches the task. Here a call of for_each is a job on the caller's stack. The caller runs pieces until none
-/// is left, workers without work join it, and the caller waits for pieces that are under way and for nothing else.
+/// Implementation note: this is not Eigen's ThreadPool. That one hangs where the system refuses a thread, its
+/// tasks must not throw, and a scheduled task cannot be taken back: the caller of a nested loop has to wait
+/// until a busy worker reaches the task. Here a call of for_each is a job on the caller's stack. The caller
+/// runs pieces until none is left, workers without work join it, and the caller waits for pieces that are
+/// under way and for nothing else.
 #pragma once
 
 #if __has_include(<unistd.h>)
@@ -110,8 +111,8 @@ class Workers {
     }
   }
 
-  /// Takes pieces in ascending order until none is left or one throws. So a piece that throws comes after all lower
-  /// ones have begun, and the lowest that throws does not depend on the threads.
+  /// Takes pieces in ascending order until none is left or one throws. So a piece that throws comes after all
+  /// lower ones have begun, and the lowest that throws does not depend on the threads.
   void run_pieces(Job& job) {
     for (Index i = job.next++; i < job.pieces; i = job.next++) {
       try {
@@ -127,8 +128,8 @@ class Workers {
     }
   }
 
-  /// Drops the jobs whose pieces are all taken. Returns the job with the fewest helpers of those left, or null.
-  /// The caller holds the mutex.
+  /// Drops the jobs whose pieces are all taken. Returns the job with the fewest helpers of those left, or
+  /// null. The caller holds the mutex.
   Job* open_job() {
     Job* open = nullptr;
     for (Job** at = &newest_; Job* job = *at;) {
@@ -142,8 +143,8 @@ class Workers {
     return open;
   }
 
-  /// Waits some tens of microseconds at most, which is less than it takes to sleep and to be woken. A training step
-  /// hands out its next pieces, and ends its last ones, within that time.
+  /// Waits some tens of microseconds at most, which is less than it takes to sleep and to be woken. A
+  /// training step hands out its next pieces, and ends its last ones, within that time.
   template <class Condition>
   static void spin_until(const Condition& condition) {
     for (int i = 0; i < 50 && !condition(); ++i) std::this_thread::yield();
@@ -160,9 +161,10 @@ class Workers {
 
 }  // namespace detail
 
-/// Runs pieces on `threads` threads, of which the calling thread is one. Any number of threads may call for_each at
-/// once. A piece may call for_each of this or of another pool: the calling thread runs that loop at once, and threads
-/// without work help it. In a forked child, which has none of the pool's threads, the calling thread runs all pieces.
+/// Runs pieces on `threads` threads, of which the calling thread is one. Any number of threads may call
+/// for_each at once. A piece may call for_each of this or of another pool: the calling thread runs that loop
+/// at once, and threads without work help it. In a forked child, which has none of the pool's threads, the
+/// calling thread runs all pieces.
 class ThreadPool {
  public:
   static constexpr Index max_threads = 4096;  ///< the most threads of a pool

@@ -28,8 +28,8 @@ struct BatchSettings {
   Index shards = 1;        ///< parts of a batch that fit computes side by side (train/shards.hpp)
 };
 
-/// A 64-bit hash of the samples and what is to be learnt of them: their values, shapes and order. A checkpoint recognises
-/// its data by it. It is the same on all machines of one byte order.
+/// A 64-bit hash of the samples and what is to be learnt of them: their values, shapes and order. A
+/// checkpoint recognises its data by it. It is the same on all machines of one byte order.
 template <class Scalar>
 std::uint64_t content_hash(const DatasetView<Scalar>& data) {
   const auto hash = [](const auto& values, std::uint64_t seed) {
@@ -41,8 +41,8 @@ std::uint64_t content_hash(const DatasetView<Scalar>& data) {
 
 namespace detail {
 
-/// @throws std::invalid_argument naming the first word of a kept state that differs from its own. Words whose name is
-/// empty are a position, and may differ.
+/// @throws std::invalid_argument naming the first word of a kept state that differs from its own. Words whose
+/// name is empty are a position, and may differ.
 inline void check_state(const char* where, std::span<const std::uint64_t> kept,
                         std::span<const std::uint64_t> own, std::initializer_list<const char*> names) {
   if (kept.size() != own.size())
@@ -60,7 +60,8 @@ inline void check_shards(const char* where, Index shards, Index batch) {
     fail(where, "shards", std::to_string(shards), "1 to " + std::to_string(batch) + ", the size of a batch");
 }
 
-/// Where shard s begins of `shards` that divide `total` samples as evenly as possible; where it ends for s + 1.
+/// Where shard s begins of `shards` that divide `total` samples as evenly as possible; where it ends for
+/// s + 1.
 constexpr Index shard_begin(Index total, Index shards, Index s) noexcept { return total * s / shards; }
 
 }  // namespace detail
@@ -74,8 +75,9 @@ struct BatchPosition {
   friend bool operator==(const BatchPosition&, const BatchPosition&) = default;
 };
 
-/// Visits every sample once in an epoch, one batch after the other, without end. The order within an epoch follows from
-/// the seed and the epoch's number alone, so that settings and position are all there is to save:
+/// Visits every sample once in an epoch, one batch after the other, without end. The order within an epoch
+/// follows from the seed and the epoch's number alone, so that settings and position are all there is to
+/// save:
 ///
 ///     ddl::BatchSampler sampler(samples.size(), {.batch_size = 64, .seed = 1});
 ///     sampler.seek(saved);                                     // where sampler.position() was

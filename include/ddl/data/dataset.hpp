@@ -88,7 +88,8 @@ struct Dataset {
   }
   void view() const&& = delete;  // it would outlive its samples
 
-  /// Puts the samples into a random order. Samples in files are often sorted by class: shuffle them before a split.
+  /// Puts the samples into a random order. Samples in files are often sorted by class: shuffle them before a
+  /// split.
   /// @throws std::invalid_argument if labels or targets do not fit the inputs.
   void shuffle(Random& random) {
     const auto from = view();
@@ -111,8 +112,9 @@ struct Dataset {
   void split(Index first_count) const&& = delete;
 };
 
-/// The map x -> (x - mean) / deviation, for each feature. Fit it to the samples to train on alone, apply it to all. It is a
-/// part (core/parameters.hpp), so it is saved and loaded like the weights of the model that it belongs to.
+/// The map x -> (x - mean) / deviation, for each feature. Fit it to the samples to train on alone, apply it
+/// to all. It is a part (core/parameters.hpp), so it is saved and loaded like the weights of the model that
+/// it belongs to.
 template <class Scalar_>
 struct Standardisation {
   using Scalar = Scalar_;
@@ -138,7 +140,8 @@ struct Standardisation {
   explicit Standardisation(const Eigen::MatrixBase<Derived>& inputs) {
     constexpr const char* where = "ddl::Standardisation";
     check_positive(where, "the number of samples", inputs.cols());
-    // Welford's recurrence: no squares of large means are subtracted, and the deviation of a constant is exactly 0.
+    // Welford's recurrence: no squares of large means are subtracted, and the deviation of a constant is
+    // exactly 0.
     using Sum = std::common_type_t<Accum<Scalar>, double>;
     Vector<Sum> average = Vector<Sum>::Zero(inputs.rows()), squares = average, step(inputs.rows());
     for (Index n = 0; n < inputs.cols(); ++n) {

@@ -83,7 +83,8 @@ class LanguageBatches {
     return words;
   }
   /// Goes back to a state.
-  /// @throws std::invalid_argument if the state is of another text or of batches of another size, naming them.
+  /// @throws std::invalid_argument if the state is of another text or of batches of another size, naming
+  /// them.
   void restore(std::span<const std::uint64_t> words) {
     const auto own = state();
     detail::check_state("ddl::LanguageBatches::restore", words, own,
@@ -106,9 +107,9 @@ class LanguageBatches {
   TokenWindows windows_;
 };
 
-/// The mean loss (nats a token) of a model over windows of `length` tokens spread evenly over a text: `count` of them, or
-/// as many as fit side by side. exp of it is the perplexity. `see(tape)` is called after each pass: it may look at what
-/// the pass left behind, if `memory` keeps it.
+/// The mean loss (nats a token) of a model over windows of `length` tokens spread evenly over a text: `count`
+/// of them, or as many as fit side by side. exp of it is the perplexity. `see(tape)` is called after each
+/// pass: it may look at what the pass left behind, if `memory` keeps it.
 /// @throws std::invalid_argument if the text has no more than `length` tokens, or count is below 1.
 template <class Model, Executor E = Serial, class See = detail::SeeNothing>
 double text_loss(const Model& model, std::span<const int> text, Index length, Index count,

@@ -15,7 +15,8 @@
 
 namespace ddl {
 
-/// A part of a batch of samples: softmax cross-entropy where there are labels, mean squared error of the targets otherwise.
+/// A part of a batch of samples: softmax cross-entropy where there are labels, mean squared error of the
+/// targets otherwise.
 template <class Scalar>
 struct SupervisedShard {
   DatasetView<Scalar> view;  ///< the samples
@@ -43,7 +44,8 @@ struct SupervisedShard {
 template <class Scalar>
 class SupervisedBatches {
  public:
-  /// `data` must outlive this. @throws std::invalid_argument if there is nothing to learn, or as BatchSampler does.
+  /// `data` must outlive this. @throws std::invalid_argument if there is nothing to learn, or as BatchSampler
+  /// does.
   SupervisedBatches(const DatasetView<Scalar>& data, const BatchSettings& settings)
       : data_(data), sampler_(data.size(), settings), content_(content_hash(data)) {
     if (data.labels.empty() && data.targets.rows() == 0)
@@ -81,7 +83,8 @@ class SupervisedBatches {
             content_};
   }
   /// Goes back to a state.
-  /// @throws std::invalid_argument if the state is of other data, or of an order with other settings, naming them.
+  /// @throws std::invalid_argument if the state is of other data, or of an order with other settings, naming
+  /// them.
   void restore(std::span<const std::uint64_t> words) {
     constexpr const char* where = "ddl::SupervisedBatches::restore";
     const auto own = state();
@@ -92,8 +95,8 @@ class SupervisedBatches {
   }
 
  protected:
-  /// Replaces the inputs of the current batch, for augmentation. `inputs` must have their shape and stay as they are until
-  /// next().
+  /// Replaces the inputs of the current batch, for augmentation. `inputs` must have their shape and stay as
+  /// they are until next().
   void replace_inputs(const Matrix<Scalar>& inputs) {
     check_shape("ddl::SupervisedBatches::replace_inputs", "inputs", inputs, view_->inputs.rows(), samples());
     const DatasetView<Scalar> old = *view_;
@@ -122,8 +125,8 @@ struct SeeNothing {
 };
 }  // namespace detail
 
-/// The loss of a model's predictions over a data set, 256 samples at a time. `see(tape)` is called after each pass: it
-/// may look at what the pass left behind, if `memory` keeps it.
+/// The loss of a model's predictions over a data set, 256 samples at a time. `see(tape)` is called after each
+/// pass: it may look at what the pass left behind, if `memory` keeps it.
 template <class Model, class Scalar, Executor E = Serial, class See = detail::SeeNothing>
 Evaluation evaluate(const Model& model, const DatasetView<Scalar>& data, const E& executor = {},
                     Memory memory = Memory::inference, See&& see = {}) {

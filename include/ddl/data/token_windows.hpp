@@ -11,8 +11,8 @@
 
 namespace ddl {
 
-/// B windows of T tokens, one after the other, and for each token the one that follows it in the text: what a language
-/// model is to predict. Nothing is allocated after the first use with the same sizes.
+/// B windows of T tokens, one after the other, and for each token the one that follows it in the text: what a
+/// language model is to predict. Nothing is allocated after the first use with the same sizes.
 struct TokenWindows {
   std::vector<Index> starts = {};  ///< B: where in the text each window begins
   std::vector<int> tokens = {};    ///< B T

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
-/// @file  Checkpoints: the state of a training run in one safetensors file, from which it goes on bit for bit.
+/// @file  Checkpoints: the state of a training run in one safetensors file, from which it goes on bit for
+/// bit.
 ///
-/// The tensors are the run's parameters by name: model.*, and the optimizer's moments, such as optimizer.first_moment.*.
-/// All numbers are in the metadata, as JSON: `run` (step, the optimizer's numbers), `data` (the position in the data, their
-/// order and their hash), `settings` (the caller's own). Real numbers in JSON are written so that they read back exactly.
+/// The tensors are the run's parameters by name: model.*, and the optimizer's moments, such as
+/// optimizer.first_moment.*. All numbers are in the metadata, as JSON: `run` (step, the optimizer's numbers),
+/// `data` (the position in the data, their order and their hash), `settings` (the caller's own). Real numbers
+/// in JSON are written so that they read back exactly.
 ///
 ///     ddl::Checkpoints checkpoints(folder, {.every = 500, .resume = true}, settings);   // locks the folder
 ///     checkpoints.resume(run, data);                                                    // false: there was none
@@ -82,8 +84,8 @@ inline void check_settings_text(const char* where, const nlohmann::json& setting
 
 }  // namespace detail
 
-/// The settings that differ, with both values: "width is 8, expected 16; seed is missing, expected 3". Empty if none does.
-/// Those in `may_differ` are left out.
+/// The settings that differ, with both values: "width is 8, expected 16; seed is missing, expected 3". Empty
+/// if none does. Those in `may_differ` are left out.
 inline std::string settings_difference(const nlohmann::json& given, const nlohmann::json& expected,
                                        std::span<const std::string> may_differ = {}) {
   std::string problems;
@@ -105,8 +107,8 @@ inline std::string settings_difference(const nlohmann::json& given, const nlohma
   return problems;
 }
 
-/// Writes the run and the position in its data, whole or not at all. `settings` is what the caller needs to build the
-/// model again. @throws FileError
+/// Writes the run and the position in its data, whole or not at all. `settings` is what the caller needs to
+/// build the model again. @throws FileError
 template <class Run, Resumable Data>
 void save_checkpoint(const std::string& path, const Run& run, const Data& data,
                      const nlohmann::json& settings = nlohmann::json::object()) {
@@ -144,9 +146,10 @@ class Checkpoint {
   const SafetensorsFile& file() const noexcept { return file_; }         ///< the file itself
   const nlohmann::json& settings() const noexcept { return settings_; }  ///< the caller's own, as saved
 
-  /// Makes `run` and `data` what they were when the checkpoint was saved. They keep what they had if anything is wrong.
-  /// @throws FileError if a tensor is damaged, the run is of another shape, scalar or optimizer, a number is missing or
-  /// out of range, or the position is not one in these data.
+  /// Makes `run` and `data` what they were when the checkpoint was saved. They keep what they had if anything
+  /// is wrong.
+  /// @throws FileError if a tensor is damaged, the run is of another shape, scalar or optimizer, a number is
+  /// missing or out of range, or the position is not one in these data.
   template <class Run, Resumable Data>
   void restore(Run& run, Data& data) const {
     expect_scalar<typename Run::Scalar>();
@@ -233,8 +236,8 @@ class Checkpoint {
   nlohmann::json numbers_, data_, settings_;
 };
 
-/// The files checkpoint-STEP.safetensors in a folder, by step; none if there is no such folder, or it is a file. Other
-/// names are ignored. @throws FileError if the folder cannot be read.
+/// The files checkpoint-STEP.safetensors in a folder, by step; none if there is no such folder, or it is a
+/// file. Other names are ignored. @throws FileError if the folder cannot be read.
 inline std::vector<std::string> checkpoints_in(const std::string& folder) {
   std::vector<std::pair<Index, std::string>> found;
   std::error_code error;
@@ -266,7 +269,8 @@ class DamagedCheckpoint : public FileError {
 
 namespace detail {
 
-/// load(the last of these files). If that throws FileError, the file before it that check(checkpoint) accepts is named.
+/// load(the last of these files). If that throws FileError, the file before it that check(checkpoint) accepts
+/// is named.
 template <class Load, class Check>
 auto load_newest(const std::vector<std::string>& files, const Load& load, const Check& check) {
   try {
@@ -287,9 +291,10 @@ auto load_newest(const std::vector<std::string>& files, const Load& load, const 
 
 }  // namespace detail
 
-/// load(checkpoint) for `path`: a checkpoint, or a folder, whose newest one is taken. @return what load returns.
-/// @throws FileError if the folder holds none, and what load throws. If load throws FileError for the newest, and not for
-/// an older one, that is a DamagedCheckpoint: nothing older is loaded without being asked for.
+/// load(checkpoint) for `path`: a checkpoint, or a folder, whose newest one is taken. @return what load
+/// returns.
+/// @throws FileError if the folder holds none, and what load throws. If load throws FileError for the newest,
+/// and not for an older one, that is a DamagedCheckpoint: nothing older is loaded without being asked for.
 template <class Load>
 auto load_checkpoint(const std::string& path, const Load& load) {
   std::error_code ignored;
@@ -307,17 +312,17 @@ struct CheckpointSettings {
   std::vector<std::string> may_differ = {};  ///< the caller's settings that may have another value on resume
 };
 
-/// An observer that saves checkpoint-STEP.safetensors in a folder every so many steps and after the last, and keeps the
-/// newest few. A folder belongs to one run: it is locked while this object lives, and a run that does not resume needs one
-/// without checkpoints. Files with other names stay untouched.
+/// An observer that saves checkpoint-STEP.safetensors in a folder every so many steps and after the last, and
+/// keeps the newest few. A folder belongs to one run: it is locked while this object lives, and a run that
+/// does not resume needs one without checkpoints. Files with other names stay untouched.
 ///
-/// A skipped step is not saved, unless it is the last, nor is a model with a parameter that is not finite. If fit throws,
-/// nothing more is saved.
+/// A skipped step is not saved, unless it is the last, nor is a model with a parameter that is not finite. If
+/// fit throws, nothing more is saved.
 class Checkpoints {
  public:
   /// Makes the folder, locks it, sees that it can be written to, and removes temporaries of a killed process.
-  /// @throws std::invalid_argument if a number is below 1 or a setting is not UTF-8; FileError if the folder cannot be
-  /// made, is in use, or holds checkpoints without CheckpointSettings::resume.
+  /// @throws std::invalid_argument if a number is below 1 or a setting is not UTF-8; FileError if the folder
+  /// cannot be made, is in use, or holds checkpoints without CheckpointSettings::resume.
   explicit Checkpoints(std::string folder, CheckpointSettings options = {},
                        nlohmann::json settings = nlohmann::json::object())
       : folder_(std::move(folder)), options_(std::move(options)), settings_(std::move(settings)) {
@@ -340,11 +345,11 @@ class Checkpoints {
     FileWriter{file_named(detail::checkpoint_name(0))};  // removes its temporary
   }
 
-  /// Restores the newest checkpoint of the folder. With a file, one of the folder's checkpoints, restores that, and
-  /// renames those of later steps to NAME.superseded0, NAME.superseded1.
+  /// Restores the newest checkpoint of the folder. With a file, one of the folder's checkpoints, restores
+  /// that, and renames those of later steps to NAME.superseded0, NAME.superseded1.
   /// @return false if the folder holds no checkpoint; nothing is restored then.
-  /// @throws FileError as Checkpoint::restore does, or if settings differ, naming them; DamagedCheckpoint if the newest
-  /// cannot be restored and an older one can. Run and data keep what they had then.
+  /// @throws FileError as Checkpoint::restore does, or if settings differ, naming them; DamagedCheckpoint if
+  /// the newest cannot be restored and an older one can. Run and data keep what they had then.
   template <class Run, Resumable Data>
   bool resume(Run& run, Data& data, const std::string& file = {}) {
     auto files = checkpoints_in(folder_);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-/// @file  CSV: delimited text with a header, a sample a line, a column for each feature and one for the class.
+/// @file  CSV: delimited text with a header, a sample a line, a column for each feature and one for the
+/// class.
 /// @source RFC 4180, "Common Format and MIME Type for CSV Files"
 ///
-/// The delimiter is the first comma, semicolon or tab of the header. A field may be in quotes: delimiters and doubled
-/// quotes in it are then text, but it ends in its line. Lines end with LF or CRLF. Empty lines, and blanks around a
-/// field, are ignored. Numbers are decimal, with a point, whatever the locale.
+/// The delimiter is the first comma, semicolon or tab of the header. A field may be in quotes: delimiters and
+/// doubled quotes in it are then text, but it ends in its line. Lines end with LF or CRLF. Empty lines, and
+/// blanks around a field, are ignored. Numbers are decimal, with a point, whatever the locale.
 #pragma once
 
 #include <algorithm>
@@ -32,14 +33,15 @@ namespace ddl {
 struct CsvSettings {
   /// Name of the column of classes, empty if there is none. All others are features.
   std::string label = {};
-  /// The classes by number, for test data: those of the training data. If empty, they are those of the file, shorter
-  /// names first, then by their bytes: numbers by value, if they are not negative.
+  /// The classes by number, for test data: those of the training data. If empty, they are those of the file,
+  /// shorter names first, then by their bytes: numbers by value, if they are not negative.
   std::vector<std::string> class_names = {};
 };
 
 namespace detail {
 
-/// Calls f(number of the line, its fields) for every line that is not empty, the header first, until f returns false.
+/// Calls f(number of the line, its fields) for every line that is not empty, the header first, until f
+/// returns false.
 /// @throws FileError if there is no such line, or a quote is not closed in its line.
 template <class F>
 void for_each_csv_line(std::string_view text, const std::string& file, F&& f) {
@@ -92,7 +94,8 @@ inline bool is_decimal(std::string_view text) noexcept {
   return count > 0 && text.empty();
 }
 
-/// Nothing if the text is no decimal number, or none that is finite in this type. Numbers that are too small are 0.
+/// Nothing if the text is no decimal number, or none that is finite in this type. Numbers that are too small
+/// are 0.
 template <class Scalar>
 std::optional<Scalar> parse_number(std::string_view text) {
   if (!is_decimal(text)) return std::nullopt;
@@ -128,8 +131,8 @@ inline std::vector<std::string> read_csv_names(const std::string& path) {
   return names;
 }
 
-/// The samples in delimited text; `file` is what errors call it. @throws FileError that names the line, the column and
-/// what is there; also if the names of all features are numbers: then the header may be a sample.
+/// The samples in delimited text; `file` is what errors call it. @throws FileError that names the line, the
+/// column and what is there; also if the names of all features are numbers: then the header may be a sample.
 template <class Scalar>
 Dataset<Scalar> parse_csv(std::string_view text, const std::string& file, const CsvSettings& settings = {}) {
   using detail::fail_file, detail::in_quotes;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-/// @file  DeltaNet, Gated DeltaNet and Gated DeltaProduct in safetensors files, under the names and settings of
-/// flash-linear-attention (fla).
-/// @source github.com/fla-org/flash-linear-attention: the names of parameters and settings, and their defaults.
+/// @file  DeltaNet, Gated DeltaNet and Gated DeltaProduct in safetensors files, under the names and settings
+/// of flash-linear-attention (fla).
+/// @source github.com/fla-org/flash-linear-attention: the names of parameters and settings, and their
+/// defaults.
 ///
-/// The settings are a JSON object, in the metadata under `config` or in a config.json beside the file. Its `model_type`,
-/// or else the metadata's `model`, is delta_net, gated_deltanet or gated_deltaproduct. docs/weights.md lists the names,
-/// shapes and formulas.
+/// The settings are a JSON object, in the metadata under `config` or in a config.json beside the file. Its
+/// `model_type`, or else the metadata's `model`, is delta_net, gated_deltanet or gated_deltaproduct.
+/// docs/weights.md lists the names, shapes and formulas.
 #pragma once
 
 #include <array>
@@ -29,8 +30,8 @@ namespace ddl {
 /// Settings of the models of fla. The context has no limit, as the state of the mixer has a constant size.
 /// @tparam MixerSettings  DeltaRuleSettings, or a variant that has them: LanguageModelSettings::Mixer.
 /// @param model_type  what the model is, if the config does not say: it may be empty.
-/// @throws std::invalid_argument if a setting has a value that is not provided for. Keys that are not known do not matter:
-/// what they would add to a model shows in its tensors.
+/// @throws std::invalid_argument if a setting has a value that is not provided for. Keys that are not known
+/// do not matter: what they would add to a model shows in its tensors.
 template <class MixerSettings = DeltaRuleSettings>
 DeltaTransformerSettings<MixerSettings> delta_net_settings(const nlohmann::json& config,
                                                            const std::string& model_type = {}) {
@@ -118,7 +119,8 @@ DeltaTransformerSettings<MixerSettings> delta_net_settings(const Source& source)
   }
 }
 
-/// The inverse of delta_net_settings: the contents of a config.json. @throws std::invalid_argument if fla has no such model.
+/// The inverse of delta_net_settings: the contents of a config.json. @throws std::invalid_argument if fla has
+/// no such model.
 template <class MixerSettings>
 nlohmann::json delta_net_config(const DeltaTransformerSettings<MixerSettings>& settings) {
   const auto expect = [](bool true_of_it, const char* what, const char* expected) {
@@ -173,7 +175,8 @@ nlohmann::json delta_net_config(const DeltaTransformerSettings<MixerSettings>& s
   return config;
 }
 
-/// fla's name for a parameter: "layers.1.mixer.sublayer.q_proj.weight" -> "model.layers.1.attn.q_proj.weight".
+/// fla's name for a parameter:
+/// "layers.1.mixer.sublayer.q_proj.weight" -> "model.layers.1.attn.q_proj.weight".
 inline std::string delta_net_name(std::string_view name) {
   constexpr std::string_view layers = "layers.";
   if (!name.starts_with(layers)) {
@@ -193,8 +196,8 @@ inline std::string delta_net_name(std::string_view name) {
 }
 
 /// Fills the model from the tensors PREFIX + fla's names, converted to its scalar, or leaves it as it was.
-/// @throws FileError if one is missing or of another shape, a tensor PREFIXmodel.* or PREFIXlm_head.* belongs to nothing,
-/// or the head is tied, and lm_head.weight is there and not the embedding.
+/// @throws FileError if one is missing or of another shape, a tensor PREFIXmodel.* or PREFIXlm_head.* belongs
+/// to nothing, or the head is tied, and lm_head.weight is there and not the embedding.
 template <class Scalar, class Mixer, TensorSource Source>
 void load_delta_net(DeltaTransformer<Scalar, Mixer>& model, const Source& source,
                     const std::string& prefix = {}) {
@@ -206,8 +209,8 @@ void load_delta_net(DeltaTransformer<Scalar, Mixer>& model, const Source& source
 
 namespace detail {
 
-/// Calls f(name, shape) for every tensor of layer `layer` under fla's names, or for those outside of the layers if it is
-/// below 0. The settings are those that delta_net_settings gives.
+/// Calls f(name, shape) for every tensor of layer `layer` under fla's names, or for those outside of the
+/// layers if it is below 0. The settings are those that delta_net_settings gives.
 template <class MixerSettings, class F>
 void for_each_delta_net_tensor(const DeltaTransformerSettings<MixerSettings>& settings, Index layer,
                                const F& f) {
@@ -269,8 +272,8 @@ DeltaTransformer<Scalar, Mixer> read_delta_net(const Source& source) {
   }
 }
 
-/// Writes the model under fla's names, whole or not at all, with delta_net_config in the metadata. Hugging Face's
-/// from_pretrained reads the settings from a config.json: write delta_net_config there.
+/// Writes the model under fla's names, whole or not at all, with delta_net_config in the metadata. Hugging
+/// Face's from_pretrained reads the settings from a config.json: write delta_net_config there.
 /// @throws FileError, or std::invalid_argument if fla has no such model.
 template <class Scalar, class Mixer>
 void save_delta_net(const DeltaTransformer<Scalar, Mixer>& model, const std::string& path) {

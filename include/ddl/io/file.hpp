@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Whole files: read or mapped, and written so that nothing is lost; locks between processes. Names are UTF-8
-/// on Windows, and any bytes elsewhere.
+/// @file  Whole files: read or mapped, and written so that nothing is lost; locks between processes. Names
+/// are UTF-8 on Windows, and any bytes elsewhere.
 #pragma once
 
 #include <algorithm>
@@ -157,9 +157,10 @@ class FileContents {
   std::shared_ptr<const std::byte[]> memory_;
 };
 
-/// Writes a file whole or not at all: into a temporary NAME.tmp0, NAME.tmp1 or so on in the same folder, which takes the name
-/// only when all of it is on the disk. Whatever goes wrong, a full disk or a killed process, the old file is
-/// whole. A FileWriter that is not committed removes its temporary; a killed process leaves it behind.
+/// Writes a file whole or not at all: into a temporary NAME.tmp0, NAME.tmp1 or so on in the same folder,
+/// which takes the name only when all of it is on the disk. Whatever goes wrong, a full disk or a killed
+/// process, the old file is whole. A FileWriter that is not committed removes its temporary; a killed process
+/// leaves it behind.
 class FileWriter {
  public:
   /// Creates the temporary.
@@ -224,8 +225,8 @@ inline void replace_file(const std::string& path, std::string_view text) {
   file.commit();
 }
 
-/// A lock that one holder at a time has, among all processes and the threads of each. It ends with the object or with
-/// its process, however that ends. The file is empty, is made if it is not there, and stays.
+/// A lock that one holder at a time has, among all processes and the threads of each. It ends with the object
+/// or with its process, however that ends. The file is empty, is made if it is not there, and stays.
 ///
 ///     const ddl::FileLock lock(folder + "/lock");   // from here on the folder is ours
 class FileLock {

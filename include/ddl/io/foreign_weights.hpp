@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  What readers of other programs' models share: settings out of a JSON config, tensors by other names, and the
-/// comparison of every shape with the file's before a model is made.
+/// @file  What readers of other programs' models share: settings out of a JSON config, tensors by other
+/// names, and the comparison of every shape with the file's before a model is made.
 #pragma once
 
 #include <algorithm>
@@ -63,7 +63,8 @@ class ConfigReader {
   Null null_;
 };
 
-/// The settings of type S: `settings` themselves, or the alternative that a variant holds; null if it holds another.
+/// The settings of type S: `settings` themselves, or the alternative that a variant holds; null if it holds
+/// another.
 template <class S, class Settings>
 const S* chosen(const Settings& settings) {
   if constexpr (std::is_same_v<S, Settings>)
@@ -88,9 +89,9 @@ std::string parameter_prefix(const Source& file) {
   return std::any_of(names.begin(), names.end(), is_parameter) ? "param." : "";
 }
 
-/// Compares every shape that the settings ask for with the file's, so that a model takes no more memory than its file
-/// justifies. for_each_tensor(layer, f) calls f(name, shape) for each tensor of a layer, or if `layer` is below 0 for those
-/// outside of the layers.
+/// Compares every shape that the settings ask for with the file's, so that a model takes no more memory than
+/// its file justifies. for_each_tensor(layer, f) calls f(name, shape) for each tensor of a layer, or if
+/// `layer` is below 0 for those outside of the layers.
 /// @throws FileError that lists what does not fit, up to the first layer where anything does not.
 template <TensorSource Source, class F>
 void check_tensors(const Source& file, Index layers, const std::string& prefix, const F& for_each_tensor) {
@@ -103,9 +104,10 @@ void check_tensors(const Source& file, Index layers, const std::string& prefix, 
   if (!problems.empty()) throw FileError(file.file(), "does not fit its own config" + problems);
 }
 
-/// Fills a language model from the tensors PREFIX + map(name), or leaves it as it was. A tied head, lm_head.weight, may be
-/// there if it is the embedding.
-/// @throws FileError if a tensor is missing or misshapen, or one with the prefix belongs to nothing and is not unused(name).
+/// Fills a language model from the tensors PREFIX + map(name), or leaves it as it was. A tied head,
+/// lm_head.weight, may be there if it is the embedding.
+/// @throws FileError if a tensor is missing or misshapen, or one with the prefix belongs to nothing and is
+/// not unused(name).
 template <class Model, TensorSource Source, class Map, class Unused>
 void load_by_names(Model& model, const Source& file, const std::string& prefix, const Map& map,
                    const Unused& unused) {
@@ -127,8 +129,8 @@ void load_by_names(Model& model, const Source& file, const std::string& prefix, 
   model = std::move(read);
 }
 
-/// Writes every parameter under map(name), whole or not at all: the weight of a convolution, is_convolution(map(name)), in
-/// the shape of PyTorch's Conv1d, channels x 1 x K. @throws FileError
+/// Writes every parameter under map(name), whole or not at all: the weight of a convolution,
+/// is_convolution(map(name)), in the shape of PyTorch's Conv1d, channels x 1 x K. @throws FileError
 template <class Model, class Map, class IsConvolution>
 void save_by_names(const Model& model, const std::string& path, const Metadata& metadata, const Map& map,
                    const IsConvolution& is_convolution) {

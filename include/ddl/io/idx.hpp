@@ -61,9 +61,9 @@ inline StoredArray parse_idx(std::string_view bytes, const std::string& file) {
 
 }  // namespace detail
 
-/// The array in the bytes of an IDX file, features x samples: the first dimension counts samples, all others are
-/// flattened, the last fastest. Unsigned bytes are scaled to [0, 1], other types left as they are. `file` is what
-/// errors call it. @throws FileError if the bytes are not what the format asks for.
+/// The array in the bytes of an IDX file, features x samples: the first dimension counts samples, all others
+/// are flattened, the last fastest. Unsigned bytes are scaled to [0, 1], other types left as they are. `file`
+/// is what errors call it. @throws FileError if the bytes are not what the format asks for.
 template <class Scalar>
 Matrix<Scalar> parse_idx_images(std::string_view bytes, const std::string& file) {
   const detail::StoredArray array = detail::parse_idx(bytes, file);
@@ -72,8 +72,8 @@ Matrix<Scalar> parse_idx_images(std::string_view bytes, const std::string& file)
   return images;
 }
 
-/// The class numbers in the bytes of an IDX file of integers. @throws FileError as parse_idx_images does, and if one of
-/// them is negative.
+/// The class numbers in the bytes of an IDX file of integers. @throws FileError as parse_idx_images does, and
+/// if one of them is negative.
 inline std::vector<int> parse_idx_labels(std::string_view bytes, const std::string& file) {
   return detail::stored_labels(detail::parse_idx(bytes, file), file);
 }

@@ -46,7 +46,8 @@ inline std::string json_bytes_problem(std::string_view text) {
   return {};
 }
 
-/// Takes the events of nlohmann_json's parser and throws std::invalid_argument at the first that breaks a rule.
+/// Takes the events of nlohmann_json's parser and throws std::invalid_argument at the first that breaks a
+/// rule.
 class JsonRules {
  public:
   explicit JsonRules(std::string_view text) : text_(text) {}
@@ -88,8 +89,8 @@ class JsonRules {
 };
 
 /// The value that `text` holds. Copying, writing and comparing it recurse: its depth is bounded.
-/// @throws std::invalid_argument if the text is not JSON, is nested deeper than 128 levels or has a key twice in an
-/// object; what() begins with a verb.
+/// @throws std::invalid_argument if the text is not JSON, is nested deeper than 128 levels or has a key twice
+/// in an object; what() begins with a verb.
 inline nlohmann::json parse_json(std::string_view text) {
   if (const std::string problem = json_bytes_problem(text); !problem.empty())
     throw std::invalid_argument(problem);

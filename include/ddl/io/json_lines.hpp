@@ -18,8 +18,8 @@ namespace ddl {
 
 namespace detail {
 
-/// Replaces numbers that are not finite by null. nlohmann_json does so as well, but asks std::isfinite, which is always
-/// true under -ffast-math.
+/// Replaces numbers that are not finite by null. nlohmann_json does so as well, but asks std::isfinite, which
+/// is always true under -ffast-math.
 inline void null_non_finite(nlohmann::json& value) {
   if (value.is_number_float() && !is_finite(value.get<double>())) value = nullptr;
   if (value.is_structured())
@@ -28,16 +28,18 @@ inline void null_non_finite(nlohmann::json& value) {
 
 }  // namespace detail
 
-/// Appends {"step", "loss", "accuracy", "gradient_norm", "learning_rate", "seconds", "skipped"} after every `every`
-/// steps, and whatever else is given to write(). Numbers that are not finite become null, and bytes that are not UTF-8
-/// become U+FFFD. Each line is flushed before the next step.
+/// Appends {"step", "loss", "accuracy", "gradient_norm", "learning_rate", "seconds", "skipped"} after every
+/// `every` steps, and whatever else is given to write(). Numbers that are not finite become null, and bytes
+/// that are not UTF-8 become U+FFFD. Each line is flushed before the next step.
 ///
-/// A line that cannot be written, on a full disk or into a closed pipe, does not end a run: a warning is printed to
-/// stderr, and the log ends there. (A closed pipe sends SIGPIPE on POSIX, which a program that logs into one ignores.)
+/// A line that cannot be written, on a full disk or into a closed pipe, does not end a run: a warning is
+/// printed to stderr, and the log ends there. (A closed pipe sends SIGPIPE on POSIX, which a program that
+/// logs into one ignores.)
 class JsonLines {
  public:
   /// Opens the log, which is appended to.
-  /// @throws FileError if the file cannot be opened for appending, std::invalid_argument if `every` is below 1.
+  /// @throws FileError if the file cannot be opened for appending, std::invalid_argument if `every` is below
+  /// 1.
   explicit JsonLines(const std::string& path, Index every = 1) : name_(path), every_(every) {
     check_positive("ddl::JsonLines", "every", every);
     const auto native = detail::path_of(path);

@@ -14,8 +14,8 @@ namespace ddl::detail {
   throw FileError(file, problem);
 }
 
-/// A piece of a file for messages: in quotes, as UTF-8, and cut after at most 200 bytes. Control characters and bytes
-/// that are not UTF-8 are written as \xNN.
+/// A piece of a file for messages: in quotes, as UTF-8, and cut after at most 200 bytes. Control characters
+/// and bytes that are not UTF-8 are written as \xNN.
 inline std::string in_quotes(std::string_view text) {
   constexpr std::string_view digits = "0123456789abcdef";
   constexpr std::size_t most = 200;

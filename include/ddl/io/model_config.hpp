@@ -12,8 +12,8 @@
 
 namespace ddl {
 
-/// The JSON object in the metadata's entry "config" or, without this entry, in the file "config.json" in the folder of
-/// `source`. The object may be nested 128 levels deep, and the file 1 MiB long.
+/// The JSON object in the metadata's entry "config" or, without this entry, in the file "config.json" in the
+/// folder of `source`. The object may be nested 128 levels deep, and the file 1 MiB long.
 /// @throws FileError if neither is there, or one is not a JSON object.
 template <TensorSource Source>
 nlohmann::json read_model_config(const Source& source) {

@@ -23,8 +23,8 @@ namespace ddl {
 
 namespace detail {
 
-/// Reads the header of a .npy file: Python's text for a dictionary, but only as NumPy writes it, which leaves one
-/// order of the keys and no freedom but in blanks.
+/// Reads the header of a .npy file: Python's text for a dictionary, but only as NumPy writes it, which leaves
+/// one order of the keys and no freedom but in blanks.
 class NpyHeaderReader {
  public:
   NpyHeaderReader(std::string_view text, const std::string& file) : rest_(text), file_(file) {}
@@ -131,9 +131,9 @@ inline StoredArray parse_npy_array(std::string_view bytes, const std::string& fi
 
 }  // namespace detail
 
-/// The array in the bytes of a .npy file as a matrix that has NumPy's rows and columns; one dimension is a column,
-/// none a single number. `file` is what errors call it. @throws FileError if the bytes are not what the
-/// format asks for, or there are more than two dimensions.
+/// The array in the bytes of a .npy file as a matrix that has NumPy's rows and columns; one dimension is a
+/// column, none a single number. `file` is what errors call it. @throws FileError if the bytes are not what
+/// the format asks for, or there are more than two dimensions.
 template <class Scalar>
 Matrix<Scalar> parse_npy(std::string_view bytes, const std::string& file) {
   const detail::StoredArray array = detail::parse_npy_array(bytes, file);
@@ -146,8 +146,8 @@ Matrix<Scalar> parse_npy(std::string_view bytes, const std::string& file) {
   return matrix;
 }
 
-/// The array in the bytes of a .npy file as features x samples: the first dimension counts samples, all others are
-/// flattened, the last fastest. @throws FileError if the bytes are not what the format asks for.
+/// The array in the bytes of a .npy file as features x samples: the first dimension counts samples, all
+/// others are flattened, the last fastest. @throws FileError if the bytes are not what the format asks for.
 template <class Scalar>
 Matrix<Scalar> parse_npy_samples(std::string_view bytes, const std::string& file) {
   return detail::stored_samples<Scalar>(detail::parse_npy_array(bytes, file));

@@ -11,9 +11,10 @@
 /// Where this reader is stricter than the reference, whose behaviour it is otherwise: names, metadata keys
 /// and fields that stand twice, an entry that is no object, and more than 64 dimensions are errors.
 ///
-/// Files that this library writes have checksums in their metadata, which other readers ignore: "ddl.xxh64:NAME" of the
-/// bytes of the tensor NAME, and "ddl.xxh64" of the header, each XXH64 in 16 hexadecimal digits. Where a file has any,
-/// it must have all of them, and they must be right; files without are read as they are.
+/// Files that this library writes have checksums in their metadata, which other readers ignore:
+/// "ddl.xxh64:NAME" of the bytes of the tensor NAME, and "ddl.xxh64" of the header, each XXH64 in 16
+/// hexadecimal digits. Where a file has any, it must have all of them, and they must be right; files without
+/// are read as they are.
 #pragma once
 
 #include <algorithm>
@@ -278,8 +279,8 @@ inline std::string checksum_text(std::span<const std::byte> bytes) {
   return text;
 }
 
-/// The checksum of what a header says, in a fixed order: a program that writes the same header in another way keeps it.
-/// Offsets are left out, since every tensor's data are checked by its name.
+/// The checksum of what a header says, in a fixed order: a program that writes the same header in another way
+/// keeps it. Offsets are left out, since every tensor's data are checked by its name.
 inline std::string header_checksum(const Metadata& metadata, const Tensors& tensors) {
   std::string text;
   const auto add = [&](std::string_view part) {
@@ -405,7 +406,8 @@ class SafetensorsFile {
     return found->second;
   }
 
-  /// As they are in the file: little-endian, row-major, not aligned. They live as long as a copy of this file.
+  /// As they are in the file: little-endian, row-major, not aligned. They live as long as a copy of this
+  /// file.
   std::span<const std::byte> bytes(std::string_view name) const {
     const TensorInfo& info = tensor(name);
     return data_.subspan(static_cast<std::size_t>(info.begin),
@@ -530,7 +532,8 @@ nlohmann::json parse_metadata(const Source& file, const char* key) {
 
 /// Collects tensors and writes them as the reference does: by dtype, the widest first, then by name, the
 /// metadata first and the header padded to 8 bytes, so that data are aligned. The same tensors always give
-/// the same bytes; without checksums they are the reference's. Errors of the caller throw std::invalid_argument.
+/// the same bytes; without checksums they are the reference's. Errors of the caller throw
+/// std::invalid_argument.
 class SafetensorsWriter {
  public:
   Metadata metadata;      ///< what the file is to say of itself

@@ -55,11 +55,12 @@ inline bool is_shard_name(std::string_view name) {
 ///     ddl::load_parameters(model, weights);
 class ShardedSafetensors {
  public:
-  /// `path` is an index (its name ends in ".json"), a safetensors file, which is then the only shard, or a folder that
-  /// holds "model.safetensors" or, without it, "model.safetensors.index.json". The index may be 32 MiB long.
+  /// `path` is an index (its name ends in ".json"), a safetensors file, which is then the only shard, or a
+  /// folder that holds "model.safetensors" or, without it, "model.safetensors.index.json". The index may be
+  /// 32 MiB long.
   /// @throws FileError if the index or a shard breaks a rule of its format, a shard's name is not that of a
-  /// .safetensors file in the index's folder, a tensor is not in the one shard that the index names or is in another
-  /// one, too, or "total_size", if it is there, is not the number of bytes of all tensors.
+  /// .safetensors file in the index's folder, a tensor is not in the one shard that the index names or is in
+  /// another one, too, or "total_size", if it is there, is not the number of bytes of all tensors.
   explicit ShardedSafetensors(const std::string& path, Strict strict = Strict::no,
                               Access access = Access::read)
       : file_(detail::weights_at(path)) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  What IDX and .npy have in common: an array of numbers of some type, byte order and number of dimensions,
-/// which lies in the bytes of a file.
+/// @file  What IDX and .npy have in common: an array of numbers of some type, byte order and number of
+/// dimensions, which lies in the bytes of a file.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +36,8 @@ struct StoredArray {
   }
 };
 
-/// The array has as many bytes as its shape asks for, and no product of some of its sizes overflows. @throws FileError
+/// The array has as many bytes as its shape asks for, and no product of some of its sizes overflows. @throws
+/// FileError
 inline void check_stored_size(const StoredArray& array, const std::string& file) {
   constexpr std::uint64_t most = static_cast<std::uint64_t>((std::numeric_limits<Index>::max)()) / 8;
   std::uint64_t product = 1;
@@ -50,8 +51,8 @@ inline void check_stored_size(const StoredArray& array, const std::string& file)
   if (!problem.empty()) fail_file(file, problem);
 }
 
-/// Calls f(sample, feature, value) for every element; features are numbered with the last index fastest. The size was
-/// checked before.
+/// Calls f(sample, feature, value) for every element; features are numbered with the last index fastest. The
+/// size was checked before.
 template <class F>
 void for_each_element(const StoredArray& array, F&& f) {
   if (array.data.empty()) return;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  The calls of the operating system that files need, of POSIX and of Windows. Nothing else in ddl tells the two
-/// apart.
+/// @file  The calls of the operating system that files need, of POSIX and of Windows. Nothing else in ddl
+/// tells the two apart.
 ///
 /// Functions that fail return -1 or a null pointer and set errno, on Windows, too.
 #pragma once
@@ -81,8 +81,8 @@ inline int open_to_read(const Path& path) noexcept {
 inline int create(const Path& path, std::filesystem::perms permissions) noexcept {
   return ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, static_cast<mode_t>(permissions));
 }
-/// Moves a file that is open for long away from 0 to 2. A program that was started without its standard streams would
-/// print into it.
+/// Moves a file that is open for long away from 0 to 2. A program that was started without its standard
+/// streams would print into it.
 inline int above_standard_streams(int file) noexcept {
   if (file < 0 || file > 2) return file;
   const int moved = ::fcntl(file, F_DUPFD_CLOEXEC, 3);

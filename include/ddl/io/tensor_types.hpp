@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Types and shapes of the numbers in files, under the names that safetensors gives them: F64, BF16, I32, BOOL.
+/// @file  Types and shapes of the numbers in files, under the names that safetensors gives them: F64, BF16,
+/// I32, BOOL.
 #pragma once
 
 #include <algorithm>

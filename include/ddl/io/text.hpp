@@ -23,7 +23,8 @@ inline std::vector<int> byte_tokens(std::string_view text) {
   return tokens;
 }
 
-/// The text whose bytes these tokens are: the inverse of byte_tokens. @throws std::invalid_argument if a token is no byte.
+/// The text whose bytes these tokens are: the inverse of byte_tokens. @throws std::invalid_argument if a
+/// token is no byte.
 inline std::string text_of_bytes(std::span<const int> tokens) {
   std::string text;
   text.reserve(tokens.size());
@@ -48,8 +49,8 @@ inline char32_t next_character(std::string_view text, std::size_t& at, const std
 
 }  // namespace detail
 
-/// A token for each character that a text has, in the order of Unicode. The vocabulary of characters() is this one
-/// again: that text is all there is to save.
+/// A token for each character that a text has, in the order of Unicode. The vocabulary of characters() is
+/// this one again: that text is all there is to save.
 class Vocabulary {
  public:
   Vocabulary() = default;

@@ -2,8 +2,9 @@
 /// @file  DDL Transformers in safetensors files, under the names and settings of the authors' code.
 /// @source github.com/yifanzhang-pro/deep-delta-learning: the names of parameters and settings.
 ///
-/// The metadata hold `variant` (name_of(Variant)) and `config`, a JSON object of the authors' settings; those that it
-/// does not name have the authors' defaults. `ddl_rewrite` is ours: "write_only" or "additive", the controls.
+/// The metadata hold `variant` (name_of(Variant)) and `config`, a JSON object of the authors' settings; those
+/// that it does not name have the authors' defaults. `ddl_rewrite` is ours: "write_only" or "additive", the
+/// controls.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +24,8 @@ namespace ddl {
 
 /// The settings of a variant, from the authors' configuration.
 /// @tparam MixerSettings  AttentionSettings, or a variant that has them: LanguageModelSettings::Mixer.
-/// @throws std::invalid_argument if the variant or a setting is unknown, or one has a value that is not provided for.
+/// @throws std::invalid_argument if the variant or a setting is unknown, or one has a value that is not
+/// provided for.
 template <class MixerSettings = AttentionSettings>
 DeltaTransformerSettings<MixerSettings> transformer_settings(const std::string& variant,
                                                              const nlohmann::json& config) {
@@ -81,8 +83,8 @@ DeltaTransformerSettings<MixerSettings> transformer_settings(const std::string& 
     from.only(key, false);
   for (const char* key : {"q_activation", "k_activation", "v_activation"}) from.only(key, nullptr);
   from.only("dropout", 0);
-  // Where weights started does not matter once they are read. What is left of the others does not concern this variant,
-  // and the authors' code ignores it.
+  // Where weights started does not matter once they are read. What is left of the others does not concern
+  // this variant, and the authors' code ignores it.
   for (const char* key :
        {"embedding_init_std", "hidden_init_std_factor", "ddl_state_read_init", "ddl_beta_init",
         "ddl_beta_hidden_size", "ddl_v_sigmoid", "ddl_v_sigmoid_scale", "ddl_v_constant",
@@ -106,7 +108,8 @@ DeltaTransformerSettings<MixerSettings> transformer_settings(const SafetensorsFi
   }
 }
 
-/// The inverse of transformer_settings: the metadata `variant` and `config`. @throws std::invalid_argument if the authors' code has no such model.
+/// The inverse of transformer_settings: the metadata `variant` and `config`. @throws std::invalid_argument if
+/// the authors' code has no such model.
 template <class MixerSettings>
 Metadata transformer_metadata(const DeltaTransformerSettings<MixerSettings>& settings) {
   const auto* compressor = std::get_if<CompressorSettings>(&settings.compressor);
@@ -162,7 +165,8 @@ Metadata transformer_metadata(const DeltaTransformerSettings<MixerSettings>& set
   return {{"variant", name_of(variant)}, {"config", config.dump()}};
 }
 
-/// The authors' name for a parameter of a DeltaTransformer, "layers.1.mlp.norm.weight" -> "transformer.h.1.ln_2.weight".
+/// The authors' name for a parameter of a DeltaTransformer,
+/// "layers.1.mlp.norm.weight" -> "transformer.h.1.ln_2.weight".
 template <class MixerSettings>
 std::string transformer_name(const DeltaTransformerSettings<MixerSettings>& settings, std::string_view name) {
   using detail::renamed;
@@ -196,15 +200,16 @@ std::string transformer_name(const DeltaTransformerSettings<MixerSettings>& sett
          renamed(name.substr(dot + 1), beginnings);
 }
 
-/// Whether a checkpoint of the authors' has this tensor and no model reads it: the head, which is the embedding, and
-/// under a constant value the projection that would have computed it.
+/// Whether a checkpoint of the authors' has this tensor and no model reads it: the head, which is the
+/// embedding, and under a constant value the projection that would have computed it.
 template <class MixerSettings>
 bool unused_in_transformer(const DeltaTransformerSettings<MixerSettings>& settings, std::string_view name) {
   return name == "lm_head.weight" || (std::holds_alternative<ConstantValueSettings>(settings.value) &&
                                       name.find(".v_proj.") != std::string_view::npos);
 }
 
-/// Fills the model from the tensors PREFIX + the authors' names, converted to its scalar, or leaves it as it was.
+/// Fills the model from the tensors PREFIX + the authors' names, converted to its scalar, or leaves it as it
+/// was.
 /// @throws FileError if one is missing or of another shape, a tensor with the prefix belongs to nothing, or
 /// lm_head.weight is there and not the embedding.
 template <class Scalar, class Mixer>
@@ -217,8 +222,8 @@ void load_transformer(DeltaTransformer<Scalar, Mixer>& model, const SafetensorsF
 
 namespace detail {
 
-/// Calls f(name, shape) for every tensor of layer `layer` under the authors' names, or for those outside of the layers
-/// if it is below 0. The settings are those that transformer_settings gives.
+/// Calls f(name, shape) for every tensor of layer `layer` under the authors' names, or for those outside of
+/// the layers if it is below 0. The settings are those that transformer_settings gives.
 template <class MixerSettings, class F>
 void for_each_transformer_tensor(const DeltaTransformerSettings<MixerSettings>& settings, Index layer,
                                  const F& f) {

@@ -18,8 +18,8 @@ struct Utf8Character {
   std::size_t bytes;  ///< 1 to 4
 };
 
-/// The character that begins the text. Nothing if the text does not begin with valid UTF-8: a character in its shortest
-/// form that is no surrogate and at most U+10FFFF.
+/// The character that begins the text. Nothing if the text does not begin with valid UTF-8: a character in
+/// its shortest form that is no surrogate and at most U+10FFFF.
 inline std::optional<Utf8Character> decode_utf8(std::string_view text) noexcept {
   if (text.empty()) return std::nullopt;
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };

@@ -40,16 +40,16 @@ inline bool shape_fits(const TensorShape& shape, const TensorShape& wanted) {
   return shape == wanted || (wanted.size() == 2 && shape == TensorShape{wanted[0], 1, wanted[1]});
 }
 
-/// `name`, or if the file has only its name in the metadata, the name of the tensor that it shares its data with, as
-/// safetensors.torch.save_model writes it.
+/// `name`, or if the file has only its name in the metadata, the name of the tensor that it shares its data
+/// with, as safetensors.torch.save_model writes it.
 template <TensorSource Source>
 std::string stored_tensor(const Source& file, const std::string& name) {
   const auto alias = file.metadata().find(name);
   return !file.contains(name) && alias != file.metadata().end() ? alias->second : name;
 }
 
-/// Why a parameter called `name` of shape `wanted` cannot be had from the tensor `source`, as a line of a list; empty if
-/// it can, or if the tensor is missing and may be.
+/// Why a parameter called `name` of shape `wanted` cannot be had from the tensor `source`, as a line of a
+/// list; empty if it can, or if the tensor is missing and may be.
 template <TensorSource Source>
 std::string fit_problem(const Source& file, const std::string& source, const std::string& name,
                         const TensorShape& wanted, bool required) {
@@ -68,8 +68,8 @@ std::string fit_problem(const Source& file, const std::string& source, const std
 
 }  // namespace detail
 
-/// Reads every parameter of `model` from the file, converted to its scalar. Where a tensor is not in the file but the
-/// metadata has its name, what stands there is the name of the tensor that it shares its data with.
+/// Reads every parameter of `model` from the file, converted to its scalar. Where a tensor is not in the file
+/// but the metadata has its name, what stands there is the name of the tensor that it shares its data with.
 ///
 /// Nothing of the model is touched unless everything fits: shapes and dtypes always, and with Strict::yes no
 /// parameter is missing and no tensor of the file is left over.
@@ -124,8 +124,9 @@ void save_parameters(const Model& model, const std::string& path, const Metadata
   writer.save(path);
 }
 
-/// Writes the state of a model's inference (State, from make_state) to a safetensors file, whole or not at all: what the
-/// layers remember, and in the metadata the number of sequences, the capacity and the positions. @throws FileError
+/// Writes the state of a model's inference (State, from make_state) to a safetensors file, whole or not at
+/// all: what the layers remember, and in the metadata the number of sequences, the capacity and the
+/// positions. @throws FileError
 template <class State>
 void save_state(const State& state, const std::string& path) {
   Metadata metadata = {{"format", "ddl state"},
@@ -138,8 +139,8 @@ void save_state(const State& state, const std::string& path) {
   save_parameters(state, path, metadata);
 }
 
-/// Reads a state that save_state wrote into one of the same model, number of sequences, capacity and rollback. infer then
-/// goes on where the saved state was. The file does not hold the model's parameters.
+/// Reads a state that save_state wrote into one of the same model, number of sequences, capacity and
+/// rollback. infer then goes on where the saved state was. The file does not hold the model's parameters.
 /// @throws FileError if the file is no state or does not fit this one; the state stays as it was.
 template <class State>
 void load_state(State& state, const SafetensorsFile& file) {

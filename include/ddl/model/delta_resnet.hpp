@@ -26,12 +26,13 @@ struct DeltaResNetSettings {
   BlockSettings block = {};  ///< of every layer
 };
 
-/// A network of Delta residual blocks: logits = head(norm(readout(X_depth))),  X_{l+1} = layer_l(X_l),  X_0 = embedding(x) as d x m.
+/// A network of Delta residual blocks: logits = head(norm(readout(X_depth))),  X_{l+1} = layer_l(X_l),
+/// X_0 = embedding(x) as d x m.
 ///
 ///     x: inputs x N    logits: outputs x N    X: d x (N m)
 ///
-/// A net is a value: its gradient is another net (zeros_like). All passes are const; threads may share a net, each with
-/// its own tape. One training step by hand:
+/// A net is a value: its gradient is another net (zeros_like). All passes are const; threads may share a net,
+/// each with its own tape. One training step by hand:
 ///
 ///     ddl::DeltaResNet<float> net({.inputs = 784, .outputs = 10, .width = 64, .value_channels = 4}, seed);
 ///     auto tape = net.make_tape();
@@ -54,8 +55,8 @@ struct DeltaResNet : DeltaStack<Block> {
     Matrix<Scalar, Dynamic, Tokens> inputs, logits;  ///< of the last pass
   };
 
-  /// Sequences of samples that are being continued, from make_state. For a net whose parts look at one sample at a time,
-  /// the default, it is scratch memory.
+  /// Sequences of samples that are being continued, from make_state. For a net whose parts look at one sample
+  /// at a time, the default, it is scratch memory.
   template <int Tokens = Dynamic>
   struct State : Stack::template StackState<Tokens> {
     Matrix<Scalar, Dynamic, Tokens> inputs, logits;  ///< of the last pass
@@ -109,7 +110,8 @@ struct DeltaResNet : DeltaStack<Block> {
   Index value_channels() const noexcept { return width() > 0 ? embedding.outputs() / width() : 0; }  ///< m
   Index depth() const noexcept { return static_cast<Index>(layers.size()); }  ///< the number of layers
 
-  /// A tape for passes over any number of samples. The first pass over a number of samples allocates its buffers.
+  /// A tape for passes over any number of samples. The first pass over a number of samples allocates its
+  /// buffers.
   /// @throws std::invalid_argument if the net is empty.
   template <int Tokens = Dynamic>
   Tape<Tokens> make_tape(Memory memory = Memory::training) const {
@@ -120,7 +122,8 @@ struct DeltaResNet : DeltaStack<Block> {
   }
 
   /// The logits of N samples.
-  /// @param pass  who runs it; its length is 1 unless the samples are tokens of sequences and a part looks along them.
+  /// @param pass  who runs it; its length is 1 unless the samples are tokens of sequences and a part looks
+  /// along them.
   /// @return the logits, outputs x N, which live in the tape.
   /// @throws std::invalid_argument if x has the wrong number of rows, or the tape was made for another net.
   template <int Tokens>
@@ -142,8 +145,8 @@ struct DeltaResNet : DeltaStack<Block> {
 
   /// Adds the gradients of all parameters to `gradient`. Uses up the tape of the forward pass.
   /// @param dlogits  dL/dlogits, outputs x N.
-  /// @throws std::invalid_argument if a shape does not fit, or the last pass with the tape was not a forward pass of this
-  /// net.
+  /// @throws std::invalid_argument if a shape does not fit, or the last pass with the tape was not a forward
+  /// pass of this net.
   template <int Tokens>
   void backward(const Input& dlogits, Tape<Tokens>& tape, DeltaResNet& gradient,
                 const ExecutorRef& executor = {}) const {
@@ -160,7 +163,8 @@ struct DeltaResNet : DeltaStack<Block> {
   }
 
   /// The state of `sequences` sequences; of independent samples, of as many as one call of infer takes.
-  /// @param capacity  the most samples of a sequence, for parts that remember every one of them, as attention does.
+  /// @param capacity  the most samples of a sequence, for parts that remember every one of them, as attention
+  /// does.
   /// @throws std::invalid_argument if the net is empty or a number is below 1.
   template <int Tokens = 1>
   State<Tokens> make_state(Index sequences = Tokens == Dynamic ? 1 : Tokens, Index capacity = 1024) const {
@@ -177,10 +181,11 @@ struct DeltaResNet : DeltaStack<Block> {
     return state;
   }
 
-  /// forward for real-time use: continues each sequence of the state by x.cols() / sequences samples. x may be any
-  /// expression, with any strides; one sample may also be a row vector, 1 x inputs. It never throws: a shape that does not
-  /// fit, or a state of another net, ends the program with the message of the exception. One sample at a time never
-  /// allocates, nor does a number of samples that the state has seen before on the same thread.
+  /// forward for real-time use: continues each sequence of the state by x.cols() / sequences samples. x may
+  /// be any expression, with any strides; one sample may also be a row vector, 1 x inputs. It never throws: a
+  /// shape that does not fit, or a state of another net, ends the program with the message of the exception.
+  /// One sample at a time never allocates, nor does a number of samples that the state has seen before on the
+  /// same thread.
   /// @return the logits, outputs x N, which live in the state.
   template <class Derived, int Tokens>
   const Matrix<Scalar, Dynamic, Tokens>& infer(const Eigen::MatrixBase<Derived>& x, State<Tokens>& state,

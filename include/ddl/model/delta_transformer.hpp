@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file  The DDL Transformer: a decoder-only language model of Delta residual blocks.
-/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the Transformer instantiation. Where the paper and the
-/// authors' code differ there is a setting.
+/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the Transformer instantiation. Where the
+/// paper and the authors' code differ there is a setting.
 #pragma once
 
 #include <array>
@@ -25,8 +25,8 @@
 
 namespace ddl {
 
-/// The paper's models. vdim1: m = 1. tc, cc: the compressor convolves over tokens, or over value channels. The first
-/// state repeats the embedding in every channel, or with _ec is a convolution over tokens.
+/// The paper's models. vdim1: m = 1. tc, cc: the compressor convolves over tokens, or over value channels.
+/// The first state repeats the embedding in every channel, or with _ec is a convolution over tokens.
 enum class Variant { vdim1, tc, tc_ec, cc, cc_ec };
 /// In the order of the enumeration.
 inline constexpr std::array all_variants = {Variant::vdim1, Variant::tc, Variant::tc_ec, Variant::cc,
@@ -62,8 +62,8 @@ struct DeltaTransformerSettings {
   bool tie_embeddings = true;  ///< the output matrix is the embedding; otherwise a parameter `head`
 };
 
-/// A variant with the defaults of the authors' code. The paper's sizes (Table 6) are 12 layers of width 768 with 6 heads
-/// and 24 layers of width 1024 with 8 heads, with a vocabulary of 50304.
+/// A variant with the defaults of the authors' code. The paper's sizes (Table 6) are 12 layers of width 768
+/// with 6 heads and 24 layers of width 1024 with 8 heads, with a vocabulary of 50304.
 template <class MixerSettings = AttentionSettings>
 DeltaTransformerSettings<MixerSettings> settings_of(Variant variant) {
   DeltaTransformerSettings<MixerSettings> settings;
@@ -77,7 +77,8 @@ DeltaTransformerSettings<MixerSettings> settings_of(Variant variant) {
   return settings;
 }
 
-/// A layer of a Transformer: a token mixer and an MLP, each in a connection of its own, that read by one compressor.
+/// A layer of a Transformer: a token mixer and an MLP, each in a connection of its own, that read by one
+/// compressor.
 template <class Scalar_, Sublayer Mixer, Sublayer Mlp, GatePart Gate, ValuePart Value,
           CompressorPart Compressor_>
 struct TransformerLayer {
@@ -172,13 +173,14 @@ struct TokenBatch {
   }
 };
 
-/// A language model of Delta residual blocks: logits = H norm(readout(X_L)),  X_{l+1} = layer_l(X_l),  X_0 = expansion(rows of W).
+/// A language model of Delta residual blocks: logits = H norm(readout(X_L)),  X_{l+1} = layer_l(X_l),
+/// X_0 = expansion(rows of W).
 ///
 ///     tokens: N    logits: vocabulary x N    X: d x (N m)    W, H: vocabulary x d, the embedding and the head
 ///
-/// H is W by default (tie_embeddings). `Mixer` is the token mixer of every layer: causal self-attention, or any sublayer;
-/// LanguageModel (model/language_model.hpp) chooses it at run time. A variant of the paper is a choice of parts. A model is
-/// a value: its gradient is another model (zeros_like).
+/// H is W by default (tie_embeddings). `Mixer` is the token mixer of every layer: causal self-attention, or
+/// any sublayer; LanguageModel (model/language_model.hpp) chooses it at run time. A variant of the paper is a
+/// choice of parts. A model is a value: its gradient is another model (zeros_like).
 ///
 ///     ddl::DeltaTransformer<float> model({.vocabulary = 256, .layers = 4, .width = 256, .mixer = {.heads = 4}}, seed);
 ///     auto tape = model.make_tape();
@@ -213,8 +215,8 @@ struct DeltaTransformer
     Matrix<Scalar> logits;               ///< vocabulary x N
   };
 
-  /// Sequences that are being continued, from make_state: what every layer remembers of them. A copy is a fork: other
-  /// sequences with the same beginning.
+  /// Sequences that are being continued, from make_state: what every layer remembers of them. A copy is a
+  /// fork: other sequences with the same beginning.
   struct State : Stack::template StackState<> {
     StateOf<StateExpansion<Scalar>> expansion;
     typename StateExpansion<Scalar>::Tape expansion_tape;  ///< scratch memory, as what follows
@@ -287,7 +289,8 @@ struct DeltaTransformer
   Index width() const noexcept { return embedding.width(); }            ///< d
   Index value_channels() const noexcept { return expansion.value_channels; }  ///< m
 
-  /// A tape for passes over any number of tokens. The first pass over a number of tokens allocates its buffers.
+  /// A tape for passes over any number of tokens. The first pass over a number of tokens allocates its
+  /// buffers.
   /// @throws std::invalid_argument if the model is empty.
   Tape make_tape(Memory memory = Memory::training) const {
     TapeUse::check_model("ddl::DeltaTransformer::make_tape", sizes());
@@ -298,8 +301,8 @@ struct DeltaTransformer
 
   /// The logits of N tokens.
   /// @return the logits, vocabulary x N, which live in the tape.
-  /// @throws std::invalid_argument if a token is not in the vocabulary, a sequence is longer than the context, the
-  /// sequences do not fill the batch, or the tape was made for another model.
+  /// @throws std::invalid_argument if a token is not in the vocabulary, a sequence is longer than the
+  /// context, the sequences do not fill the batch, or the tape was made for another model.
   const Matrix<Scalar>& forward(const TokenBatch& batch, Tape& tape, const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaTransformer::forward";
     TapeUse::check_model(where, sizes());
@@ -321,11 +324,11 @@ struct DeltaTransformer
     return tape.logits;
   }
 
-  /// Adds the gradients of all parameters to `gradient`, a tied embedding's from both its uses. Uses up the tape of the
-  /// forward pass.
+  /// Adds the gradients of all parameters to `gradient`, a tied embedding's from both its uses. Uses up the
+  /// tape of the forward pass.
   /// @param dlogits  dL/dlogits, vocabulary x N.
-  /// @throws std::invalid_argument if a shape does not fit, or the last pass with the tape was not a forward pass of this
-  /// model.
+  /// @throws std::invalid_argument if a shape does not fit, or the last pass with the tape was not a forward
+  /// pass of this model.
   void backward(const ConstBatchRef<Scalar>& dlogits, Tape& tape, DeltaTransformer& gradient,
                 const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaTransformer::backward";
@@ -342,10 +345,13 @@ struct DeltaTransformer
     embedding.backward(tape.tokens, tape.dembedded, gradient.embedding, pass);
   }
 
-  /// The state at the start of `sequences` sequences of at most `capacity` tokens each, the context by default.
-  /// @param rollback  the most tokens that roll_back is to take back. A copy of a state goes back any number of tokens.
-  /// @throws std::invalid_argument if the model is empty, `sequences` or `capacity` is below 1 or `rollback` below 0, the
-  /// capacity is above the context, or a part cannot take tokens back, as the delta rule over time with decay.
+  /// The state at the start of `sequences` sequences of at most `capacity` tokens each, the context by
+  /// default.
+  /// @param rollback  the most tokens that roll_back is to take back. A copy of a state goes back any number
+  /// of tokens.
+  /// @throws std::invalid_argument if the model is empty, `sequences` or `capacity` is below 1 or `rollback`
+  /// below 0, the capacity is above the context, or a part cannot take tokens back, as the delta rule over
+  /// time with decay.
   State make_state(Index sequences = 1, std::optional<Index> capacity = {}, Index rollback = 0) const {
     constexpr const char* where = "ddl::DeltaTransformer::make_state";
     TapeUse::check_model(where, sizes());
@@ -360,12 +366,12 @@ struct DeltaTransformer
     return state;
   }
 
-  /// Continues each sequence of the state by tokens.size() / sequences tokens, those of the first sequence first. Nothing
-  /// is allocated if the state has seen this number of tokens before.
-  /// @return the logits, vocabulary x N, which live in the state: the columns of a forward pass over the whole sequences
-  /// that belong to these tokens.
-  /// @throws std::invalid_argument if a token is not in the vocabulary, the capacity would be exceeded, or the state is
-  /// that of another model; the state is left as it was.
+  /// Continues each sequence of the state by tokens.size() / sequences tokens, those of the first sequence
+  /// first. Nothing is allocated if the state has seen this number of tokens before.
+  /// @return the logits, vocabulary x N, which live in the state: the columns of a forward pass over the
+  /// whole sequences that belong to these tokens.
+  /// @throws std::invalid_argument if a token is not in the vocabulary, the capacity would be exceeded, or
+  /// the state is that of another model; the state is left as it was.
   const Matrix<Scalar>& infer(std::span<const int> tokens, State& state,
                               const ExecutorRef& executor = {}) const {
     constexpr const char* where = "ddl::DeltaTransformer::infer";
@@ -376,7 +382,8 @@ struct DeltaTransformer
   const Matrix<Scalar>& infer(int token, State& state, const ExecutorRef& executor = {}) const {
     return infer(std::span(&token, 1), state, executor);
   }
-  /// The same for numbers of tokens that differ between the sequences, as prompts do. Each sequence has at least one:
+  /// The same for numbers of tokens that differ between the sequences, as prompts do. Each sequence has at
+  /// least one:
   ///
   ///     auto state = model.make_state(3);
   ///     model.infer(ddl::TokenBatch{.tokens = prompts, .offsets = offsets}, state);      // offsets {0, 5, 7, 16}
@@ -387,11 +394,12 @@ struct DeltaTransformer
     return infer_pass(batch.tokens, state, batch.pass(executor));
   }
 
-  /// Takes back the last `tokens` tokens of every sequence, as if infer had not seen them: what speculative decoding does
-  /// with the tokens that it rejects. The state equals one that has not seen them up to rounding. A token that is taken
-  /// back is no longer one of the `rollback` tokens that the state holds for this.
-  /// @throws std::invalid_argument if `tokens` is above state.recent, or the state is that of another model; the state is
-  /// left as it was.
+  /// Takes back the last `tokens` tokens of every sequence, as if infer had not seen them: what speculative
+  /// decoding does with the tokens that it rejects. The state equals one that has not seen them up to
+  /// rounding. A token that is taken back is no longer one of the `rollback` tokens that the state holds for
+  /// this.
+  /// @throws std::invalid_argument if `tokens` is above state.recent, or the state is that of another model;
+  /// the state is left as it was.
   void roll_back(State& state, Index tokens) const {
     Stack::roll_back_stack("ddl::DeltaTransformer::roll_back", state, sizes(), tokens);
     ddl::roll_back(expansion, state.expansion, tokens);

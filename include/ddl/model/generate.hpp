@@ -10,17 +10,18 @@
 
 namespace ddl {
 
-/// Continues the sequence of `state` by the prompt and then by at most `count` sampled tokens. Calls on_token(token) for
-/// each of them as soon as it is drawn; on_token may return false to stop. Ends early where the capacity of the state is
-/// reached. Every drawn token but the last has been fed back: to go on, give the last one as the next prompt.
+/// Continues the sequence of `state` by the prompt and then by at most `count` sampled tokens. Calls
+/// on_token(token) for each of them as soon as it is drawn; on_token may return false to stop. Ends early
+/// where the capacity of the state is reached. Every drawn token but the last has been fed back: to go on,
+/// give the last one as the next prompt.
 ///
 ///     auto state = model.make_state();
 ///     ddl::Sampler sampler({.temperature = 0.8});
 ///     ddl::Random random(1);
 ///     ddl::generate(model, prompt, state, sampler, random, 200, [](int token) { print(token); });
 ///
-/// @return the number of tokens drawn. @throws std::invalid_argument if the prompt is empty, has a token that is not in
-/// the vocabulary, or does not fit the capacity; the state is left as it was.
+/// @return the number of tokens drawn. @throws std::invalid_argument if the prompt is empty, has a token that
+/// is not in the vocabulary, or does not fit the capacity; the state is left as it was.
 template <class Model, class OnToken>
 Index generate(const Model& model, std::span<const int> prompt, typename Model::State& state,
                Sampler& sampler, Random& random, Index count, OnToken&& on_token,

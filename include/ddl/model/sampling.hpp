@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file  The next token from a model's logits.
-/// @source top-k: Fan, Lewis and Dauphin, Hierarchical Neural Story Generation, 2018; top-p: Holtzman et al., The
-/// Curious Case of Neural Text Degeneration, 2020.
+/// @source top-k: Fan, Lewis and Dauphin, Hierarchical Neural Story Generation, 2018; top-p: Holtzman et al.,
+/// The Curious Case of Neural Text Degeneration, 2020.
 #pragma once
 
 #include <algorithm>
@@ -23,8 +23,8 @@ struct SamplingSettings {
   double top_p = 1;  ///< from the fewest tokens that have this share of the probability that top_k left
 };
 
-/// Draws tokens. Of two tokens with the same logit the smaller counts as the likelier, so that a seed gives one text.
-/// Nothing is allocated after the first draw.
+/// Draws tokens. Of two tokens with the same logit the smaller counts as the likelier, so that a seed gives
+/// one text. Nothing is allocated after the first draw.
 class Sampler {
  public:
   /// @throws std::invalid_argument if a setting is out of range.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Ranks over MPI: start and end of MPI, and a Communicator. CMake target ddl::mpi; not part of ddl.hpp.
+/// @file  Ranks over MPI: start and end of MPI, and a Communicator. CMake target ddl::mpi; not part of
+/// ddl.hpp.
 ///
 ///     int main() {
 ///       return ddl::mpi::run("my_program", [](ddl::mpi::Communicator& ranks) {
@@ -70,8 +71,8 @@ inline void check_thread_level(const char* where, int level) {
 
 }  // namespace detail
 
-/// Initializes MPI, and finalizes it at the end of the scope. If an exception leaves the scope, all ranks are ended
-/// (MPI_Abort), since MPI_Finalize would wait for ranks that wait for this one. Make one, in main.
+/// Initializes MPI, and finalizes it at the end of the scope. If an exception leaves the scope, all ranks are
+/// ended (MPI_Abort), since MPI_Finalize would wait for ranks that wait for this one. Make one, in main.
 class Environment {
  public:
   /// Calls MPI_Init_thread.
@@ -96,15 +97,16 @@ class Environment {
   int exceptions_ = std::uncaught_exceptions();
 };
 
-/// The ranks of an MPI communicator. Messages are sent on a duplicate of it, so that they are not mixed up with others.
+/// The ranks of an MPI communicator. Messages are sent on a duplicate of it, so that they are not mixed up
+/// with others.
 class Communicator final : public ddl::Communicator {
  public:
-  /// Collective. MPI is initialized with MPI_THREAD_FUNNELED at least, by an Environment or by the caller, and is not
-  /// finalized before this object is destroyed. One thread at a time may use this object: the one that initialized MPI,
-  /// or any with MPI_THREAD_SERIALIZED.
+  /// Collective. MPI is initialized with MPI_THREAD_FUNNELED at least, by an Environment or by the caller,
+  /// and is not finalized before this object is destroyed. One thread at a time may use this object: the one
+  /// that initialized MPI, or any with MPI_THREAD_SERIALIZED.
   /// @param longest_message  bytes; longer messages are sent in parts, since MPI counts with int.
-  /// @throws std::invalid_argument if MPI is not initialized or `comm` has no single group of ranks, Error if MPI was
-  /// initialized for a single thread.
+  /// @throws std::invalid_argument if MPI is not initialized or `comm` has no single group of ranks, Error if
+  /// MPI was initialized for a single thread.
   explicit Communicator(MPI_Comm comm = MPI_COMM_WORLD, int longest_message = 1 << 30)
       : longest_(static_cast<std::size_t>((std::max)(longest_message, 1))) {
     constexpr const char* where = "ddl::mpi::Communicator";
@@ -135,7 +137,8 @@ class Communicator final : public ddl::Communicator {
   Index size() const noexcept override { return size_; }
 
   /// Sends and receives by MPI_Sendrecv.
-  /// @throws std::invalid_argument if there is no such rank, Error if MPI fails or a message has another size than `in`.
+  /// @throws std::invalid_argument if there is no such rank, Error if MPI fails or a message has another size
+  /// than `in`.
   void exchange(Index other, std::span<const std::byte> out, std::span<std::byte> in) override {
     constexpr const char* where = "ddl::mpi::Communicator::exchange";
     if (other < 0 || other >= size_)
@@ -169,8 +172,9 @@ class Communicator final : public ddl::Communicator {
   int exceptions_ = std::uncaught_exceptions();
 };
 
-/// Calls f(communicator), of all ranks, between the start and the end of MPI. If f throws on any rank, all ranks are ended
-/// and standard error has at least one line, "my_program: rank 2 of 4: " and the exception's text.
+/// Calls f(communicator), of all ranks, between the start and the end of MPI. If f throws on any rank, all
+/// ranks are ended and standard error has at least one line, "my_program: rank 2 of 4: " and the exception's
+/// text.
 /// @param program  its name, for the message.
 /// @return what f returns, an exit status. It must be the same on all ranks.
 /// @throws std::invalid_argument, Error if MPI cannot be initialized.

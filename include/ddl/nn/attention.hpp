@@ -42,7 +42,8 @@ Scalar* attention_scratch(Index head_dim) {
   return kept.data();
 }
 
-/// The blocks of a forward pass for some queries, in memory of (head_dim + attention_block) * queries scalars.
+/// The blocks of a forward pass for some queries, in memory of (head_dim + attention_block) * queries
+/// scalars.
 template <class Scalar>
 struct AttentionBlocks {
   using Block = Eigen::Map<Matrix<Scalar>>;
@@ -87,7 +88,8 @@ struct CausalSelfAttention {
   using Output = ConstBatchRef<Scalar, Out>;
   static constexpr PartKind kind = PartKind::sublayer;
 
-  /// What backward needs of forward. It overwrites query, key and value with the gradients of W_q c, W_k c and W_v c.
+  /// What backward needs of forward. It overwrites query, key and value with the gradients of W_q c, W_k c
+  /// and W_v c.
   template <int Tokens = Dynamic>
   struct Tape {
     RotaryTable<Scalar> rotary;                              ///< cosines and sines of the positions
@@ -150,8 +152,8 @@ struct CausalSelfAttention {
   void scale_output(Scalar factor) { c_proj.weight *= factor; }
 
   /// y from c.
-  /// @throws std::invalid_argument if a shape does not fit, the sequences do not fill the batch or the pass does not begin
-  /// them.
+  /// @throws std::invalid_argument if a shape does not fit, the sequences do not fill the batch or the pass
+  /// does not begin them.
   template <int Tokens>
   void forward(const Input& c, BatchRef<Scalar, Out> y, Tape<Tokens>& tape, const Pass& pass = {}) const {
     if (pass.position != 0)
@@ -206,7 +208,8 @@ struct CausalSelfAttention {
   /// Nothing to do, see make_state.
   void roll_back(State&, Index) const {}
   /// The columns of forward for the tokens after the first pass.before(s) ones of each sequence s.
-  /// @throws std::invalid_argument if a shape does not fit or a sequence would exceed the capacity of the state.
+  /// @throws std::invalid_argument if a shape does not fit or a sequence would exceed the capacity of the
+  /// state.
   template <int Tokens>
   void infer(const Input& c, BatchRef<Scalar, Out> y, State& state, Tape<Tokens>& tape,
              const Pass& pass = {}) const {
@@ -266,7 +269,8 @@ struct CausalSelfAttention {
     rotary.rotate(x, p);
     return inverse_rms;
   }
-  /// From x' = rms(rotate(x)), the inverse rms s and dx':  x' = dx, dx = s rotate^T(dx' - x' (x'.dx') / head_dim).
+  /// From x' = rms(rotate(x)), the inverse rms s and dx':  x' = dx, dx = s rotate^T(dx' - x'
+  /// (x'.dx') / head_dim).
   void normalize_and_rotate_backward(detail::Run<Scalar> x, const detail::Run<Scalar>& dx, Scalar inverse_rms,
                                      Index p, const RotaryTable<Scalar>& rotary) const {
     const Scalar along = has_norm() ? (x * dx).mean() : Scalar(0);
@@ -299,10 +303,10 @@ struct CausalSelfAttention {
     });
   }
 
-  /// The output of head h for a block of queries of a sequence, from the i-th on: in one pass over the keys before
-  /// them, rescaled whenever a larger score turns up. Query i has position P + i; the key of position j is column
-  /// `first_key` + j of `key`. There is nothing to do if the sequence has no i-th token.
-  /// `memory` is that of AttentionBlocks.
+  /// The output of head h for a block of queries of a sequence, from the i-th on: in one pass over the keys
+  /// before them, rescaled whenever a larger score turns up. Query i has position P + i; the key of position
+  /// j is column `first_key` + j of `key`. There is nothing to do if the sequence has no i-th token. `memory`
+  /// is that of AttentionBlocks.
   template <class Tape, class Keys>
   void attend(Tape& tape, const Keys& key, const Keys& value, Index h, const TokenRange& tokens,
               Index first_key, Index P, Index i, Scalar* memory) const {
@@ -345,8 +349,8 @@ struct CausalSelfAttention {
   ///
   ///     dv = do P^T,   dS = P * (v^T do - 1 (o.do)),   dk = (w q) dS^T,   dq = w (k dS),   dw = q.(k dS)
   ///
-  /// where q and k are those of the tape. Keys are the outer loop: dk and dv of a block are complete, and overwrite
-  /// k and v, after all its queries; k dS accumulates in place of the output.
+  /// where q and k are those of the tape. Keys are the outer loop: dk and dv of a block are complete, and
+  /// overwrite k and v, after all its queries; k dS accumulates in place of the output.
   template <class Tape>
   void attend_backward(Tape& tape, Index h, const TokenRange& tokens, detail::Run<Scalar> dweight) const {
     constexpr Index block = detail::attention_block;

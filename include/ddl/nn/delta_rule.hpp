@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /// @file  The delta rule over time as a token mixer: DeltaNet, Gated DeltaNet and Gated DeltaProduct.
-/// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet), Siems et al. 2025 (DeltaProduct), Grazzi et al.
-/// 2025 (betas in (0, 2)). The layers and the names of their parameters are those of flash-linear-attention (fla).
+/// @source Yang et al. 2024 (DeltaNet), Yang et al. 2025 (Gated DeltaNet), Siems et al. 2025 (DeltaProduct),
+/// Grazzi et al. 2025 (betas in (0, 2)). The layers and the names of their parameters are those of
+/// flash-linear-attention (fla).
 #pragma once
 
 #include <algorithm>
@@ -19,7 +20,8 @@
 
 namespace ddl {
 
-/// Settings of a DeltaRule. The defaults are those of DeltaNet. Gated DeltaNet adds `decay` and `output_gate`, Gated DeltaProduct also `edits`.
+/// Settings of a DeltaRule. The defaults are those of DeltaNet. Gated DeltaNet adds `decay` and
+/// `output_gate`, Gated DeltaProduct also `edits`.
 struct DeltaRuleSettings {
   Index heads = 1;                        ///< of queries and keys
   std::optional<Index> value_heads = {};  ///< a multiple of heads; heads by default
@@ -68,14 +70,15 @@ struct DeltaRule {
     Matrix<Scalar> output_inverse_rms;              ///< value_heads x N
     Matrix<Scalar> gate, dgate;                     ///< W_g c
     Matrix<Scalar> dnorm;                           ///< scratch memory of backward
-    /// What W_o reads, then in backward its gradient, that of o, and those of W_q c, W_k c and W_v c, in turn.
+    /// What W_o reads, then in backward its gradient, that of o, and those of W_q c, W_k c and W_v c, in
+    /// turn.
     Vector<Scalar> shared;
     std::vector<Index> offsets;  ///< of the sequences, see Pass
   };
 
-  /// The states X^T of S sequences, value_dim x (S value_heads head_dim), and the windows of the convolutions. With a
-  /// rollback R also the last R tokens of each sequence: their keys, betas and errors r = v - X^T k as in the scan, S R
-  /// columns, and how many of them there are, 1 x S.
+  /// The states X^T of S sequences, value_dim x (S value_heads head_dim), and the windows of the
+  /// convolutions. With a rollback R also the last R tokens of each sequence: their keys, betas and errors
+  /// r = v - X^T k as in the scan, S R columns, and how many of them there are, 1 x S.
   struct State {
     using Scalar = Scalar_;
     Matrix<Scalar> memory;                                  ///< X^T of every head and sequence
@@ -271,17 +274,18 @@ struct DeltaRule {
     }
     project_output(c, y, tape, pass);
   }
-  /// Takes back the last tokens of every sequence of a state, as if infer had not seen them: what speculative decoding does
-  /// with the tokens that it rejects.
+  /// Takes back the last tokens of every sequence of a state, as if infer had not seen them: what speculative
+  /// decoding does with the tokens that it rejects.
   ///
   ///     ddl::DeltaRule<float>::Tape<> tape;
   ///     auto state = mixer.make_state(1, 0, 8);   // at most 8 tokens are to be taken back
   ///     mixer.infer(c, y, state, tape, pass);     // some tokens of which 3 turn out wrong
   ///     mixer.roll_back(state, 3);
   ///
-  /// X = X' - beta k r^T for each edit, from the last. A token that is taken back cannot be taken back again, and is no
-  /// longer one of those that the state holds.
-  /// @throws std::invalid_argument if a sequence of the state holds fewer tokens, or the state is that of another mixer.
+  /// X = X' - beta k r^T for each edit, from the last. A token that is taken back cannot be taken back again,
+  /// and is no longer one of those that the state holds.
+  /// @throws std::invalid_argument if a sequence of the state holds fewer tokens, or the state is that of
+  /// another mixer.
   void roll_back(State& state, Index tokens) const {
     constexpr const char* where = "ddl::DeltaRule::roll_back";
     const Index S = state.recent.cols();

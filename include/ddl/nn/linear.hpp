@@ -13,7 +13,8 @@
 
 namespace ddl {
 
-/// The linear layer y = W x + b over a batch: x in x N, y out x N, W out x in (PyTorch's shape), b out or absent.
+/// The linear layer y = W x + b over a batch: x in x N, y out x N, W out x in (PyTorch's shape), b out or
+/// absent.
 template <class Scalar_, int In = Dynamic, int Out = Dynamic>
 struct Linear {
   using Scalar = Scalar_;

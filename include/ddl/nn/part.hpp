@@ -17,15 +17,16 @@
 ///     void forward(x, y, Tape&, const Pass&) const;                         y = f(x)
 ///     void backward(x, y, dy, dx, Tape&, Part& gradient, const Pass&) const;
 ///
-/// backward adds to dx and to the parameters of `gradient`; it may overwrite dy and the tape. A part that looks at
-/// earlier tokens of a sequence also has
+/// backward adds to dx and to the parameters of `gradient`; it may overwrite dy and the tape. A part that
+/// looks at earlier tokens of a sequence also has
 ///
 ///     struct State;                                  matrices, listed by parameters(); zero at the start of a sequence
 ///     State make_state(Index sequences, Index capacity) const;
 ///     void infer(x, y, State&, Tape&, const Pass&) const;   forward for the tokens after those in the state
 ///
-/// infer moves the state on by the pass's tokens of each sequence and uses the tape as scratch memory; pass.before(s) is the
-/// number of tokens of sequence s before them. A part whose state can also go back has, in place of that make_state,
+/// infer moves the state on by the pass's tokens of each sequence and uses the tape as scratch memory;
+/// pass.before(s) is the number of tokens of sequence s before them. A part whose state can also go back has,
+/// in place of that make_state,
 ///
 ///     State make_state(Index sequences, Index capacity, Index rollback = 0) const;
 ///     void roll_back(State&, Index tokens) const;       takes back the last tokens of every sequence, at most `rollback`

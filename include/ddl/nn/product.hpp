@@ -50,8 +50,8 @@ void multiply_tile(const Scalar* a, Index stride_a, const Scalar* b, Index strid
       Eigen::Map<const B, 0, Stride>(b, depth, n, Stride(stride_b));
 }
 
-/// Where tiles would be too few to share among threads, they are cut to halves, and not further: operands are packed anew
-/// for every tile. Without BLAS, what Eigen packs at a time fits its limit for the stack.
+/// Where tiles would be too few to share among threads, they are cut to halves, and not further: operands are
+/// packed anew for every tile. Without BLAS, what Eigen packs at a time fits its limit for the stack.
 template <class Scalar>
 void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, const View<Scalar>& c,
                     Start start, const Scalar* bias, const ExecutorRef& executor) {
@@ -78,8 +78,9 @@ void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, co
 
 #else
 
-/// Room for the packed operands of a product. A thread keeps it from one product to the next, so that a training
-/// step allocates nothing; a product that begins on the same thread while this one waits for others has its own.
+/// Room for the packed operands of a product. A thread keeps it from one product to the next, so that a
+/// training step allocates nothing; a product that begins on the same thread while this one waits for others
+/// has its own.
 template <class Scalar>
 struct Panels {
   Vector<Scalar> a, b;
@@ -103,8 +104,8 @@ struct Panels {
   }
 };
 
-/// Eigen's own product packs for itself alone; here all threads share the panels, so that tiles may be small without
-/// being packed each anew.
+/// Eigen's own product packs for itself alone; here all threads share the panels, so that tiles may be small
+/// without being packed each anew.
 template <class Scalar>
 void multiply_tiles(const View<const Scalar>& a, const View<const Scalar>& b, const View<Scalar>& c,
                     Start start, const Scalar* bias, const ExecutorRef& executor) {

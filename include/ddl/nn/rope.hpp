@@ -19,9 +19,9 @@ inline Index rotated_dimensions(const char* where, Index head_dim, double ratio)
   return static_cast<Index>(ratio * static_cast<double>(head_dim)) / 2 * 2;
 }
 
-/// Rotary positions: turns the pair (x_i, x_{i + r/2}), i < r/2, of a vector at position p by the angle p base^(-2 i / r); what
-/// comes after the first r dimensions stays. The scalar product of two turned vectors depends on how far apart
-/// they are, not on where.
+/// Rotary positions: turns the pair (x_i, x_{i + r/2}), i < r/2, of a vector at position p by the angle p
+/// base^(-2 i / r); what comes after the first r dimensions stays. The scalar product of two turned vectors
+/// depends on how far apart they are, not on where.
 template <class Scalar>
 struct RotaryTable {
   Matrix<Scalar> cosine, sine;  ///< r/2 x positions

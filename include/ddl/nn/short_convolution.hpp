@@ -11,7 +11,8 @@
 
 namespace ddl {
 
-/// The convolution y_n = silu(a_n),  a_n = sum over t of w_t * x_(n - (K - 1) + t),  x = 0 before a sequence;  a = x without a kernel.
+/// The convolution y_n = silu(a_n),  a_n = sum over t of w_t * x_(n - (K - 1) + t),  x = 0 before a sequence;
+/// a = x without a kernel.
 ///
 ///     x, y, a: channels x N    w: channels x K, the newest token last
 template <class Scalar_>

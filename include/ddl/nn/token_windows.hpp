@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  What convolutions over tokens have in common: windows over a sequence, and the folding of their weights.
+/// @file  What convolutions over tokens have in common: windows over a sequence, and the folding of their
+/// weights.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +12,8 @@
 
 namespace ddl {
 
-/// The state of a causal convolution over tokens: the last K - 1 tokens of each of S sequences, `columns` columns each, and
-/// as many before them as can be taken back.
+/// The state of a causal convolution over tokens: the last K - 1 tokens of each of S sequences, `columns`
+/// columns each, and as many before them as can be taken back.
 ///
 ///     history   d x ((K - 1 + rollback) columns S), the newest token of a sequence last; zero before the first
 template <class Scalar_, int Rows = Dynamic>
@@ -26,8 +27,9 @@ struct ConvolutionState {
 
 namespace detail {
 
-/// The windows of the sequences of a pass, with `past` tokens before the new ones of each, and the layout in which forward
-/// passes read them. In a forward pass nothing comes before a sequence: past = 0, and the windows are the batch itself.
+/// The windows of the sequences of a pass, with `past` tokens before the new ones of each, and the layout in
+/// which forward passes read them. In a forward pass nothing comes before a sequence: past = 0, and the
+/// windows are the batch itself.
 struct Windows {
   const Pass& pass;
   Index past = 0;
@@ -38,7 +40,8 @@ struct Windows {
   Index seen(Index n) const noexcept { return past + n - pass.sequence_of(n).begin + 1; }
 };
 
-/// windows = the history of each sequence, followed by its new tokens, of m columns each; moves the history on.
+/// windows = the history of each sequence, followed by its new tokens, of m columns each; moves the history
+/// on.
 template <class X, class State, class W>
 void extend_windows(const char* where, const X& x, Index m, const Windows& layout, State& state, W& windows) {
   const Index S = layout.pass.sequences(where, x.cols() / m), before = layout.past * m;
@@ -54,8 +57,8 @@ void extend_windows(const char* where, const X& x, Index m, const Windows& layou
   }
 }
 
-/// `history` holds the same number of tokens of each of S sequences, one column a token, the newest last. Appends the new
-/// tokens of each sequence; the oldest are dropped.
+/// `history` holds the same number of tokens of each of S sequences, one column a token, the newest last.
+/// Appends the new tokens of each sequence; the oldest are dropped.
 template <class M, class X>
 void append_newest(M& history, const X& x, const Pass& pass, Index S) {
   const Index room = history.cols() / S, rows = history.rows();
@@ -85,8 +88,8 @@ void roll_back_windows(State& state, Index kernel, Index m, Index tokens) {
   if (state.history.size() > 0) drop_newest(state.history, state.history.cols() / held, tokens * m);
 }
 
-/// x_n = sum over c of w_c * X_c', where c' runs over the columns of the states of token n and of the tokens before it
-/// in its sequence, m a token: the last column of w is for the last column of token n's state.
+/// x_n = sum over c of w_c * X_c', where c' runs over the columns of the states of token n and of the tokens
+/// before it in its sequence, m a token: the last column of w is for the last column of token n's state.
 template <class S, class W, class X>
 void mix_windows(const S& states, const W& w, Index m, const Windows& layout, X& x) {
   for_ranges(layout.pass.executor, x.cols(), columns_per_piece(x.rows() * m), [&](Index begin, Index end) {
@@ -100,8 +103,8 @@ void mix_windows(const S& states, const W& w, Index m, const Windows& layout, X&
   });
 }
 
-/// dX_c' += w_c * dx_n,  dw_c = sum over n of X_c' * dx_n, in the first columns of `dw`. The gradient of a state is
-/// gathered from the tokens that read it, so that ranges of tokens write to disjoint columns.
+/// dX_c' += w_c * dx_n,  dw_c = sum over n of X_c' * dx_n, in the first columns of `dw`. The gradient of a
+/// state is gathered from the tokens that read it, so that ranges of tokens write to disjoint columns.
 template <class S, class W, class X, class DS, class DW>
 void mix_windows_backward(const S& states, const W& w, Index m, const Pass& pass, const X& dx, DS& dstates,
                           DW& dw) {

@@ -47,15 +47,16 @@ Real log_abs_one_minus(const Real& x) {
 
 }  // namespace detail
 
-/// The operator A = I - beta k k^H on vectors of size d (k^T for real scalars); the d x d matrix is never formed.
+/// The operator A = I - beta k k^H on vectors of size d (k^T for real scalars); the d x d matrix is never
+/// formed.
 ///
 ///     shapes     k: d    X, Y: d x m, either storage order    v: m
 ///     cost       4 d m flops, one visit of each column; no heap use but for the temporaries named below
 ///     spectrum   1 (d - 1 times) and 1 - beta |k|^2, which is also the determinant
 ///
-/// The product A * X is an expression, see OperatorTimes. Everywhere the destination may overlap what is read in any
-/// way. No temporary is needed where they have no memory in common or are one matrix; expressions, and matrices
-/// that overlap otherwise, are copied first.
+/// The product A * X is an expression, see OperatorTimes. Everywhere the destination may overlap what is read
+/// in any way. No temporary is needed where they have no memory in common or are one matrix; expressions, and
+/// matrices that overlap otherwise, are copied first.
 ///
 /// @tparam Rows  d at compile time, or Dynamic; m is read from each argument.
 template <class Scalar_, int Rows = Dynamic>

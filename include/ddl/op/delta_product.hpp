@@ -15,16 +15,17 @@ namespace ddl {
 ///
 ///     X_n = X_0 + K P,   P = D R,   (I + S D) R = V - K^H X_0
 ///
-/// with K = [k_1 .. k_n], D = diag(beta), V's rows v_i^T, and S the strictly lower part of K^H K. Row i of R is the
-/// error v_i^T - k_i^H X_{i-1}. The triangular system is solved by forward substitution, no inverse is formed. Two
-/// matrix products and a small solve replace n passes over the state.
+/// with K = [k_1 .. k_n], D = diag(beta), V's rows v_i^T, and S the strictly lower part of K^H K. Row i of R
+/// is the error v_i^T - k_i^H X_{i-1}. The triangular system is solved by forward substitution, no inverse is
+/// formed. Two matrix products and a small solve replace n passes over the state.
 ///
 ///     shapes   K: d x n    V: n x m, absent if nothing was written    X, Y: d x m
 ///     memory   n (d + n + m) scalars; storage doubles as it fills
 ///
-/// With unit directions and beta in [0, 2] no entry of (I + S D)^-1 is larger than 2: entry (i, j) below the diagonal
-/// is -k_i^H A_{i-1} .. A_{j+1} k_j beta_j, and no A expands. The condition then grows at most as n^2, and any number
-/// of edits is safe. With longer directions or larger gates the entries can grow like |1 - beta |k|^2|^n.
+/// With unit directions and beta in [0, 2] no entry of (I + S D)^-1 is larger than 2: entry (i, j) below the
+/// diagonal is -k_i^H A_{i-1} .. A_{j+1} k_j beta_j, and no A expands. The condition then grows at most as
+/// n^2, and any number of edits is safe. With longer directions or larger gates the entries can grow like
+/// |1 - beta |k|^2|^n.
 ///
 /// Aliasing is as with DeltaOperator.
 template <class Scalar_, int Rows = Dynamic>
@@ -36,8 +37,9 @@ class DeltaProduct {
   using Operator = DeltaOperator<Scalar, Rows>;   ///< what a product is made of
   static constexpr int RowsAtCompileTime = Rows;  ///< d, or Dynamic
 
-  /// What apply computes on its way and backward needs. Applying with a tape that was used before allocates nothing
-  /// for the same n and m, as long as the operands of Eigen's matrix products fit its 128 KiB on the stack.
+  /// What apply computes on its way and backward needs. Applying with a tape that was used before allocates
+  /// nothing for the same n and m, as long as the operands of Eigen's matrix products fit its 128 KiB on the
+  /// stack.
   struct Tape {
     Matrix<AccumScalar> errors;       ///< R, n x m
     Matrix<AccumScalar> steps;        ///< P = D R, n x m
@@ -85,7 +87,8 @@ class DeltaProduct {
     writes_.row(size_).setZero();  // A X writes v = 0
     ++size_;
   }
-  /// Appends an operator and its write v. @throws std::invalid_argument if v's size differs from earlier ones'.
+  /// Appends an operator and its write v. @throws std::invalid_argument if v's size differs from earlier
+  /// ones'.
   template <int OtherRows, class Derived>
   void push(const DeltaOperator<Scalar, OtherRows>& op, const Eigen::MatrixBase<Derived>& v) {
     EIGEN_STATIC_ASSERT_VECTOR_ONLY(Derived)
@@ -223,7 +226,8 @@ class DeltaProduct {
     return product;
   }
 
-  /// log |determinant()|, which neither over- nor underflows; minus infinity if one of the operators is a projection.
+  /// log |determinant()|, which neither over- nor underflows; minus infinity if one of the operators is a
+  /// projection.
   Real log_abs_determinant() const {
     Real sum(0);
     for (Index i = 0; i < size_; ++i)
@@ -342,7 +346,8 @@ template <class Scalar, int Rows>
 inline constexpr bool is_operator<DeltaProduct<Scalar, Rows>> = true;
 }  // namespace detail
 
-/// The composition of two operators or products, `first` being applied first: their edits, one after the other.
+/// The composition of two operators or products, `first` being applied first: their edits, one after the
+/// other.
 /// @throws std::invalid_argument if sizes differ.
 template <detail::OperatorOf A, detail::OperatorOf B>
 auto operator*(const A& second, const B& first) {

@@ -78,8 +78,8 @@ void check_tape(const char* where, const ScanSizes& s, const DeltaScanInputs<Sca
   check_shape(where, "the tape's last", tape.last, s.m, s.sequences * s.value_heads * s.d);
 }
 
-/// X <- X - beta k r^T for the edits of the last `tokens` tokens of every sequence, from the last. Keys and betas are
-/// those of x, the r those of `error`.
+/// X <- X - beta k r^T for the edits of the last `tokens` tokens of every sequence, from the last. Keys and
+/// betas are those of x, the r those of `error`.
 template <class Scalar, class Inputs, Executor E>
 void take_back(const ScanSizes& s, std::span<const Index> offsets, const Inputs& x,
                const Matrix<Scalar>& error, Index tokens, std::type_identity_t<BatchRef<Scalar>> state,

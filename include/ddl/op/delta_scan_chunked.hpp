@@ -3,8 +3,8 @@
 /// @source Compact WY, as in DeltaProduct: Yang et al. 2024 (DeltaNet), with decay Yang et al. 2025 (Gated
 /// DeltaNet).
 ///
-/// In a chunk with keys K = [k_1 .. k_C], queries Q (of the tokens that end in the chunk), D = diag(beta), G_i = g_1 + .. +
-/// g_i,
+/// In a chunk with keys K = [k_1 .. k_C], queries Q (of the tokens that end in the chunk), D = diag(beta),
+/// G_i = g_1 + .. + g_i,
 ///
 ///     a_i = e^{G_i}                             c_j = e^{G_C - G_j}
 ///     L_ij = k_i.k_j e^{G_i - G_j}, j < i       M_ij = q_i.k_j e^{G_i - G_j}, j <= i

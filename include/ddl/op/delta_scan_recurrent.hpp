@@ -246,8 +246,8 @@ auto with_panel(Index d, Index m, Index bytes, F&& f) {
   return f(Panel<Scalar, 1>{});
 }
 
-/// Asks for `count` numbers that an edit will read or write. Those of a head are a column apart in every matrix, too far for
-/// the processor to see where they lead.
+/// Asks for `count` numbers that an edit will read or write. Those of a head are a column apart in every
+/// matrix, too far for the processor to see where they lead.
 template <class Scalar>
 EIGEN_STRONG_INLINE void prefetch_row(const Scalar* row, Index count) {
   constexpr Index line = 64 / Index{sizeof(Scalar)};
@@ -273,8 +273,8 @@ void scan_panel(const ScanHead<const DeltaScanInputs<Scalar>>& head, Index seque
   Scalar* const X = in_place ? state.data + channel : scan_room<Scalar>(d * P::lanes);
   const Index stride = in_place ? state.stride : P::lanes;
   if (!in_place) copy_rows(d, state.data + channel, state.stride, channels, X, stride, P::lanes);
-  // The panel holds Z with X = factor Z: a decay changes the factor alone, until it is worth a sweep. In place
-  // it is applied at once.
+  // The panel holds Z with X = factor Z: a decay changes the factor alone, until it is worth a sweep. In
+  // place it is applied at once.
   const Scalar least_factor = in_place ? Scalar(1) : Scalar(1) / 64;
   Scalar factor(1);
   const auto save = [&](const ScanState<Scalar>& to) {

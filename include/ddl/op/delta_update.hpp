@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: MIT
-/// @file  The batched delta update Y = X + beta k (v - X^T k)^T, its two controls, their adjoint, and its inverse.
+/// @file  The batched delta update Y = X + beta k (v - X^T k)^T, its two controls, their adjoint, and its
+/// inverse.
 /// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417, the residual block.
 ///
-/// The forward pass of each of the three update rules is Y = X + kt p^T. The backward pass, with G = dL/dY, is
+/// The forward pass of each of the three update rules is Y = X + kt p^T. The backward pass, with G = dL/dY,
+/// is
 ///
 ///     dX = G - kt q^T,     dkt = G p - X q - w kt
 ///
-/// The rules differ in the m coefficients p, q and the number w. With k = s kt, g = G^T k, u = X^T k, r = v - u:
+/// The rules differ in the m coefficients p, q and the number w. With k = s kt, g = G^T k, u = X^T k,
+/// r = v - u:
 ///
 ///     rule         p           q          w                        dv        dbeta
 ///     delta        s beta r    s beta g   s^2 beta (g.r - g.u)     beta g    g.r
 ///     write-only   s beta v    0          s^2 beta g.v             beta g    g.v
 ///     additive     1           0          0                        0         0
 ///
-/// The term w kt is the derivative of the normalisation; it is exact because k_eps is inside the root. Each pass visits
-/// the state of a token once: two sweeps run over it while it is in cache, one of dot products, then one that writes.
+/// The term w kt is the derivative of the normalisation; it is exact because k_eps is inside the root. Each
+/// pass visits the state of a token once: two sweeps run over it while it is in cache, one of dot products,
+/// then one that writes.
 #pragma once
 
 #include <algorithm>
@@ -169,14 +173,16 @@ EIGEN_STRONG_INLINE Coefficients<Group, Real> write_coefficients(UpdateRule rule
   return p;
 }
 
-/// The columns from one token's state to the next, if that is worth asking for ahead: a column is too short for the
-/// processor to see where it leads. 0 where the states lie in a cache, and asking would only cost instructions.
+/// The columns from one token's state to the next, if that is worth asking for ahead: a column is too short
+/// for the processor to see where it leads. 0 where the states lie in a cache, and asking would only cost
+/// instructions.
 template <class Scalar>
 constexpr Index columns_to_next(Index d, Index m, Index tokens, Index n) noexcept {
   return n + 1 < tokens && d * m * tokens * Index{sizeof(Scalar)} > (Index(1) << 20) ? m : 0;
 }
 
-/// Whether Y is so large, from 16 MiB, that a cache keeps little of it until it is read again, and can be streamed.
+/// Whether Y is so large, from 16 MiB, that a cache keeps little of it until it is read again, and can be
+/// streamed.
 template <class X, class Y>
 bool is_streamed(const X& x, const Y& y) noexcept {
   using Scalar = typename Y::Scalar;
@@ -206,8 +212,8 @@ void add_outer(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar
   });
 }
 
-/// dX_j = G_j - q_j kt in place of G, and dkt = G p - X q - w kt; the `first` group of columns assigns dkt, later ones
-/// add to it. With `Undo`, X holds Y and is first taken back: X_j = Y_j - p_j kt.
+/// dX_j = G_j - q_j kt in place of G, and dkt = G p - X q - w kt; the `first` group of columns assigns dkt,
+/// later ones add to it. With `Undo`, X holds Y and is first taken back: X_j = Y_j - p_j kt.
 template <int Group, bool Undo, class Scalar, class State>
 EIGEN_STRONG_INLINE void pull_back(Index d, const Scalar* kt, const Coefficients<Group, Accum<Scalar>>& p,
                                    const Coefficients<Group, Accum<Scalar>>& q, Accum<Scalar> w, bool first,
@@ -230,7 +236,8 @@ EIGEN_STRONG_INLINE void pull_back(Index d, const Scalar* kt, const Coefficients
     }
     Lane::store(dkt + i, sum);
   };
-  // With four columns, the addresses to ask for leave too few registers: a loop without them is 1.2 times as fast.
+  // With four columns, the addresses to ask for leave too few registers: a loop without them is 1.2 times as
+  // fast.
   if (Group == 4 && next == 0) return sweep<Scalar>(d, step);
   sweep<Scalar>(d, [=]<class Lane>(Index i) {
     if (next != 0 && starts_line<Scalar>(i)) {
@@ -474,7 +481,8 @@ void delta_update_backward_reversible(UpdateRule rule, std::type_identity_t<Batc
   detail::delta_update_backward<true>(rule, X, inputs, tape, dX, gradient, executor);
 }
 
-/// The inverse of delta_update_forward, given what it saved: X holds Y on entry and X = Y - beta k r^T on return.
+/// The inverse of delta_update_forward, given what it saved: X holds Y on entry and X = Y - beta k r^T on
+/// return.
 template <class Scalar, int Rows, int Cols, int Tokens, Executor E = Serial>
 void delta_update_inverse(UpdateRule rule, const EditInputs<Scalar, Rows, Cols, Tokens>& inputs,
                           const EditTape<Scalar, Rows, Cols, Tokens>& tape,

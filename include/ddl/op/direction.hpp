@@ -17,8 +17,9 @@ inline constexpr double default_k_eps = 1e-5;
 
 namespace detail {
 
-/// k = scale (power kt), where `power` is a power of two. It is 1 for lengths of a common size. For all others it
-/// brings max(|kt|, k_eps) to about 1, so that no square, inner product or multiple of power kt over- or underflows.
+/// k = scale (power kt), where `power` is a power of two. It is 1 for lengths of a common size. For all
+/// others it brings max(|kt|, k_eps) to about 1, so that no square, inner product or multiple of power kt
+/// over- or underflows.
 template <class Real>
 struct Normalizer {
   Real power, scale;
@@ -66,9 +67,10 @@ Normalizer<Real> normalizer(const Scalar* kt, Index size, const Real& squared_no
 
 }  // namespace detail
 
-/// The s of k = s kt, given |kt|^2 as summed. That sum may have over- or underflowed. The entries of kt are contiguous.
-/// @return 0 if kt and k_eps are both 0, and where s is larger than the largest number (float: kt and k_eps below
-/// 3e-39), so that k is 0 there.
+/// The s of k = s kt, given |kt|^2 as summed. That sum may have over- or underflowed. The entries of kt are
+/// contiguous.
+/// @return 0 if kt and k_eps are both 0, and where s is larger than the largest number (float: kt and k_eps
+/// below 3e-39), so that k is 0 there.
 template <class Real, class Derived>
 Real direction_scale(const Eigen::MatrixBase<Derived>& kt, const Real& squared_norm, const Real& k_eps) {
   const auto [power, scale] = detail::normalizer(kt.derived().data(), kt.size(), squared_norm, k_eps);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  The expression A * X, for an operator A that is never formed as a matrix, and the rules of its aliasing.
+/// @file  The expression A * X, for an operator A that is never formed as a matrix, and the rules of its
+/// aliasing.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@ namespace ddl {
 
 namespace detail {
 
-/// How the entries of two matrices lie in memory: nothing in common; every entry at the same place; any other way.
+/// How the entries of two matrices lie in memory: nothing in common; every entry at the same place; any other
+/// way.
 enum class Overlap { none, same, other };
 
 template <class M>
@@ -43,9 +45,9 @@ Overlap overlap_of(const X& x, Y& y) {
   return same ? Overlap::same : Overlap::other;
 }
 
-/// Calls f(x) if x and y are known to have no memory in common, or to overlap as allowed; else f(a copy of x). An
-/// expression whose memory is not known is always copied, that is, evaluated once. y need not have values yet; it is no
-/// const reference, so that compilers do not warn of that.
+/// Calls f(x) if x and y are known to have no memory in common, or to overlap as allowed; else f(a copy of
+/// x). An expression whose memory is not known is always copied, that is, evaluated once. y need not have
+/// values yet; it is no const reference, so that compilers do not warn of that.
 template <Overlap Allowed, class X, class Y, class F>
 void with_operand(const Eigen::MatrixBase<X>& x, Y& y, F&& f) {
   if constexpr (has_direct_access<X> && has_direct_access<std::remove_cvref_t<decltype(y.derived())>>) {
@@ -81,7 +83,8 @@ template <class Y>
 inline constexpr bool is_writable = !std::is_const_v<std::remove_reference_t<Y>> &&
                                     (int(std::remove_cvref_t<Y>::Flags) & Eigen::LvalueBit) != 0;
 
-/// How an expression keeps an operand: a named object that Eigen nests by reference by reference, all else by value.
+/// How an expression keeps an operand: a named object that Eigen nests by reference by reference, all else by
+/// value.
 template <class T>
 struct Kept {
   using type = std::remove_cvref_t<T>;
@@ -97,9 +100,9 @@ struct Kept<T&> {
 
 }  // namespace detail
 
-/// The unevaluated product A X. As with Eigen's products, the destination may overlap X in any way: what is not known
-/// to be safe goes through a temporary, which `.noalias()` omits where X is an expression. Y = A * X and
-/// X = A * X need none. A coefficient, (A * X)(i, j), costs the whole product.
+/// The unevaluated product A X. As with Eigen's products, the destination may overlap X in any way: what is
+/// not known to be safe goes through a temporary, which `.noalias()` omits where X is an expression.
+/// Y = A * X and X = A * X need none. A coefficient, (A * X)(i, j), costs the whole product.
 ///
 /// Named operators and matrices are kept by reference, temporaries by value.
 /// @throws std::invalid_argument if X does not have the operator's number of rows.

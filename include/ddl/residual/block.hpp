@@ -36,15 +36,16 @@ struct DeltaWorkspace {
   Matrix<Scalar, Width, Tokens> dcontext, dcompressed;        ///< of c and of x
 };
 
-/// The residual connection around a sublayer, for N states X of d x m at once, given the compressor by which it reads:
+/// The residual connection around a sublayer, for N states X of d x m at once, given the compressor by which
+/// it reads:
 ///
 ///     x = compress(X),  c = norm(x),  kt = sublayer(c),  beta = gate(c),  v = value(c or x)
 ///     Y = X + beta k (v - X^T k)^T,   k = kt / sqrt(|kt|^2 + k_eps^2)
 ///
 ///     X, Y, dX   d x (N m)
 ///
-/// Several connections of a layer may share a compressor; DeltaResidualBlock is one connection with its own. Under the
-/// additive rule, Y = X + kt 1^T, there is no gate and no value.
+/// Several connections of a layer may share a compressor; DeltaResidualBlock is one connection with its own.
+/// Under the additive rule, Y = X + kt 1^T, there is no gate and no value.
 template <class Scalar_, int Width, int ValueChannels, Sublayer<Width> SublayerPart, GatePart<Width> Gate,
           ValuePart<Width, ValueChannels> Value, CompressorPart<Width> Compressor_, Norm<Width> NormPart>
 struct DeltaConnection {
@@ -101,7 +102,8 @@ struct DeltaConnection {
   }
 
   DeltaConnection() = default;
-  /// @throws std::invalid_argument if a size is below 1 or differs from the fixed one, or a setting is out of range.
+  /// @throws std::invalid_argument if a size is below 1 or differs from the fixed one, or a setting is out of
+  /// range.
   DeltaConnection(Index width_, Index channels, const Settings& settings, Random& random)
       : norm(checked(width_, channels, settings), width_, settings.norm, random),
         sublayer(width_, width_, settings.sublayer, random),
@@ -216,9 +218,9 @@ struct DeltaConnection {
 ///     block.forward(X, Y, tape);
 ///     block.backward(X, dY, tape, gradient);      // dY becomes dX
 ///
-/// Sizes are fixed at compile time (then a pass over a fixed number of tokens never uses the heap) or Dynamic. A block
-/// is a value: a copy has its own weights, and its gradient is another block (zeros_like). All passes are const; threads
-/// may share a block, each with its own tape.
+/// Sizes are fixed at compile time (then a pass over a fixed number of tokens never uses the heap) or
+/// Dynamic. A block is a value: a copy has its own weights, and its gradient is another block (zeros_like).
+/// All passes are const; threads may share a block, each with its own tape.
 template <class Scalar_, int Width = Dynamic, int ValueChannels = Dynamic,
           Sublayer<Width> SublayerPart = Mlp<Scalar_, Width, times(4, Width)>,
           GatePart<Width> Gate = LinearGate<Scalar_, Width>,
@@ -254,7 +256,8 @@ struct DeltaResidualBlock
   }
 
   DeltaResidualBlock() = default;
-  /// @throws std::invalid_argument if a size is below 1 or differs from the fixed one, or a setting is out of range.
+  /// @throws std::invalid_argument if a size is below 1 or differs from the fixed one, or a setting is out of
+  /// range.
   DeltaResidualBlock(Index width_, Index channels, const Settings& settings, Random& random)
       : Connection(width_, channels, settings, random),
         compressor(width_, channels, settings.compressor, random) {}
@@ -279,9 +282,10 @@ struct DeltaResidualBlock
     tape.use.end_forward(this, pass);
   }
 
-  /// X holds the states that went in; dX holds dL/dY on entry and dL/dX on return; adds to the parameters of `gradient`.
-  /// Uses up the tape.
-  /// @throws std::invalid_argument if a shape does not fit, or the tape is not that of a forward pass of this block.
+  /// X holds the states that went in; dX holds dL/dY on entry and dL/dX on return; adds to the parameters of
+  /// `gradient`. Uses up the tape.
+  /// @throws std::invalid_argument if a shape does not fit, or the tape is not that of a forward pass of this
+  /// block.
   template <int Tokens>
   void backward(const Input& X, BatchState dX, Tape<Tokens>& tape, DeltaResidualBlock& gradient,
                 const ExecutorRef& executor = {}) const {

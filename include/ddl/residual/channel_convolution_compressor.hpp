@@ -16,13 +16,13 @@ struct ChannelConvolutionSettings {
   std::optional<Index> kernel = {};  ///< value channels; all of them by default
 };
 
-/// The compressor x_i = sum over j of read_j sum over t of w_it X_i(j + t - l),  l = (K - 1) / 2 rounded down,  X = 0 beside its
-/// m channels: as the authors' code has it.
+/// The compressor x_i = sum over j of read_j sum over t of w_it X_i(j + t - l),  l = (K - 1) / 2 rounded
+/// down,  X = 0 beside its m channels: as the authors' code has it.
 ///
 ///     X: d x (N m)    x: d x N    w: d x K    read: m
 ///
-/// All of it is linear and no token sees another, so that one effective weight of d x m does the work. It starts
-/// at the mean over the channels.
+/// All of it is linear and no token sees another, so that one effective weight of d x m does the work. It
+/// starts at the mean over the channels.
 template <class Scalar_, int Rows = Dynamic, int Cols = Dynamic>
 struct ChannelConvolutionCompressor {
   using Scalar = Scalar_;

@@ -9,7 +9,8 @@
 
 namespace ddl {
 
-/// A compressor reads x (d x N) from the states X (d x (N m)). Unlike other parts it returns x, which may be a view of X:
+/// A compressor reads x (d x N) from the states X (d x (N m)). Unlike other parts it returns x, which may be
+/// a view of X:
 ///
 ///     Compressor(Index width, Index value_channels, const Settings&, Random&);
 ///     ConstBatchRef<Scalar> forward(X, Tape&, const Pass&) const;

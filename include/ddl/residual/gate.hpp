@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// @file  Gates: beta = 2 sigmoid(logit) in (0, 2), from the context c.
-/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the gate; linear in the authors' code, two layers
-/// in the paper.
+/// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the gate; linear in the authors' code, two
+/// layers in the paper.
 #pragma once
 
 #include <cmath>

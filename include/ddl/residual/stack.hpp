@@ -34,9 +34,11 @@ constexpr bool stores_activations(Memory memory) noexcept {
   return memory == Memory::training || memory == Memory::reversible;
 }
 
-/// Layers, a readout and a norm: features = norm(readout(X_L)),  X_{l+1} = layer_l(X_l).   X: d x (N m), features: d x N.
+/// Layers, a readout and a norm: features = norm(readout(X_L)),  X_{l+1} = layer_l(X_l).   X: d x (N m),
+/// features: d x N.
 ///
-/// A layer is a struct of blocks that read by one compressor, here DeltaResidualBlock and TransformerLayer. It has
+/// A layer is a struct of blocks that read by one compressor, here DeltaResidualBlock and TransformerLayer.
+/// It has
 ///
 ///     Compressor compressor;
 ///     static constexpr std::size_t block_count;
@@ -52,7 +54,8 @@ struct DeltaStack {
   static constexpr int Width = Layer::width_at_compile_time,
                        ValueChannels = Layer::channels_at_compile_time;  ///< m likewise
 
-  /// Every buffer of a pass. A tape belongs to one model at a time; its buffers keep the size of the largest batch so far.
+  /// Every buffer of a pass. A tape belongs to one model at a time; its buffers keep the size of the largest
+  /// batch so far.
   template <int Tokens = Dynamic>
   struct Tape {
     using States = Matrix<Scalar, Width, times(ValueChannels, Tokens)>;  ///< d x (N m)
@@ -104,8 +107,8 @@ struct DeltaStack {
   void for_each_block(F&& f) const {
     for (const Layer& layer : layers) Layer::for_each_block(f, layer);
   }
-  /// Calls f(block, edit) for every block, in order, with the edits of the last pass: edit.inputs holds the directions,
-  /// betas and values (EditInputs), edit.tape the inverse norms and reads (EditTape).
+  /// Calls f(block, edit) for every block, in order, with the edits of the last pass: edit.inputs holds the
+  /// directions, betas and values (EditInputs), edit.tape the inverse norms and reads (EditTape).
   /// @throws std::invalid_argument if the tape does not keep the edits of every block (Memory::inference).
   template <int Tokens, class F>
   void for_each_edit(const Tape<Tokens>& tape, F&& f) const {
@@ -166,7 +169,8 @@ struct DeltaStack {
                  pass);
   }
 
-  /// tape.dfeatures -> tape.dstates, the gradient of tape.states.front(); adds to the parameters of `gradient`.
+  /// tape.dfeatures -> tape.dstates, the gradient of tape.states.front(); adds to the parameters of
+  /// `gradient`.
   template <int Tokens>
   void backward_stack(Tape<Tokens>& tape, DeltaStack& gradient, const Pass& pass) const {
     const Index N = tape.features.cols();
@@ -222,7 +226,8 @@ struct DeltaStack {
            "a multiple of the " + std::to_string(state.sequences) + " sequences");
     return {executor, (std::max)(Index(1), N / state.sequences)};
   }
-  /// Makes room for N more tokens. @return the pass with the positions of the state, on which end_infer moves.
+  /// Makes room for N more tokens. @return the pass with the positions of the state, on which end_infer
+  /// moves.
   /// @throws std::invalid_argument if the state or the numbers of sequences and tokens do not fit.
   template <int Tokens>
   Pass begin_infer(const char* where, StackState<Tokens>& state, const ModelSizes& sizes, Index N,
@@ -258,7 +263,8 @@ struct DeltaStack {
   }
 
   /// Takes back the last tokens of every sequence.
-  /// @throws std::invalid_argument if the state does not fit or cannot take back as many; it is left as it was.
+  /// @throws std::invalid_argument if the state does not fit or cannot take back as many; it is left as it
+  /// was.
   template <int Tokens>
   void roll_back_stack(const char* where, StackState<Tokens>& state, const ModelSizes& sizes,
                        Index tokens) const {

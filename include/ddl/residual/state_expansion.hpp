@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  From a token's vector of size d to its first state of d x m: by repetition, or by a convolution over
-/// tokens (EC).
+/// @file  From a token's vector of size d to its first state of d x m: by repetition, or by a convolution
+/// over tokens (EC).
 /// @source Zhang et al., Deep Delta Learning, arXiv:2601.00417: the expansion of the embedding.
 #pragma once
 
@@ -18,7 +18,8 @@ struct StateExpansionSettings {
   std::optional<Index> kernel = {};
 };
 
-/// The first state of a token: X_ij(n) = sum over t of w_(i m + j, t) x_i(n - (K - 1) + t),  x = 0 before a sequence;  or X_ij = x_i.
+/// The first state of a token: X_ij(n) = sum over t of w_(i m + j, t) x_i(n - (K - 1) + t),  x = 0 before a
+/// sequence;  or X_ij = x_i.
 ///
 ///     x: d x N    X: d x (N m)    w: (d m) x K (PyTorch's shape), the newest token last
 ///

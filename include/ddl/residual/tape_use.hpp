@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  The check that a tape is used as it must be: forward, then one backward, with the model that it was made for.
+/// @file  The check that a tape is used as it must be: forward, then one backward, with the model that it was
+/// made for.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +49,8 @@ struct ModelSizes {
   }
 };
 
-/// What a tape knows of its use: the sizes that it was made for, and whether a forward pass waits for its backward pass.
+/// What a tape knows of its use: the sizes that it was made for, and whether a forward pass waits for its
+/// backward pass.
 class TapeUse {
  public:
   void made_for(const ModelSizes& sizes) { sizes_ = sizes; }  ///< the model for which the tape is made
@@ -66,8 +68,8 @@ class TapeUse {
     if (offsets_.empty()) length_ = pass.length();
   }
   /// Checks that the tape is that of a forward pass of this model.
-  /// @throws std::invalid_argument if the model is empty, or the last pass with this tape was not a forward pass of this
-  /// model with these sizes.
+  /// @throws std::invalid_argument if the model is empty, or the last pass with this tape was not a forward
+  /// pass of this model with these sizes.
   EIGEN_DONT_INLINE void check_backward(const char* where, const void* model, const ModelSizes& sizes) const {
     check_sizes(where, "the tape", sizes_, sizes);
     if (forward_of_ != model || !model)

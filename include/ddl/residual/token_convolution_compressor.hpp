@@ -15,7 +15,8 @@ struct TokenConvolutionSettings {
   Index kernel = 4;  ///< tokens
 };
 
-/// The compressor x_i(n) = sum over j of read_j sum over t of w_(i m + j, t) X_ij(n - (K - 1) + t),  X = 0 before a sequence.
+/// The compressor x_i(n) = sum over j of read_j sum over t of w_(i m + j, t) X_ij(n - (K - 1) + t),  X = 0
+/// before a sequence.
 ///
 ///     X: d x (N m)    x: d x N    w: (d m) x K (PyTorch's shape), the newest token last    read: m
 ///

@@ -12,8 +12,8 @@
 
 namespace ddl {
 
-/// One of several parts of the same kind, chosen by the alternative that the variant of settings holds. It is itself a
-/// part of that kind; parameters have the names of the chosen part.
+/// One of several parts of the same kind, chosen by the alternative that the variant of settings holds. It is
+/// itself a part of that kind; parameters have the names of the chosen part.
 template <BlockPart First, BlockPart... Rest>
 struct VariantPart {
   static_assert(((First::kind == Rest::kind) && ...), "ddl::VariantPart: the alternatives are of one kind");

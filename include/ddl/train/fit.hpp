@@ -52,12 +52,12 @@ struct TrainingRun {
       : model(std::move(model_)), optimizer(model, settings) {}
 };
 
-/// What fit does with a step whose loss or gradient is not finite, or whose gradient is so large after clipping that its
-/// square overflows in the model's Scalar. raise throws, skip goes on with the next batch, stop ends the run. The
-/// parameters stay as they are.
+/// What fit does with a step whose loss or gradient is not finite, or whose gradient is so large after
+/// clipping that its square overflows in the model's Scalar. raise throws, skip goes on with the next batch,
+/// stop ends the run. The parameters stay as they are.
 ///
-/// fit also looks at the parameters after its last update. If one of them is not finite, raise throws, and skip and stop
-/// end with StopReason::not_finite.
+/// fit also looks at the parameters after its last update. If one of them is not finite, raise throws, and
+/// skip and stop end with StopReason::not_finite.
 enum class NonFinite { raise, skip, stop };
 
 /// Settings of fit.
@@ -98,8 +98,8 @@ struct StepContext {
   const Tape& tape;
 };
 
-/// Why fit returned: all steps are made, an observer returned false, or NonFinite ended the run. A run that skipped
-/// all of its steps is not_finite, too.
+/// Why fit returned: all steps are made, an observer returned false, or NonFinite ended the run. A run that
+/// skipped all of its steps is not_finite, too.
 enum class StopReason { finished, observer, not_finite };
 
 /// What fit returns.
@@ -146,16 +146,19 @@ void finish(Observer& observer, const Context& context) {
 
 }  // namespace detail
 
-/// Trains until settings.steps are made, an observer returns false, or NonFinite::stop ends the run. An observer is any
-/// function of a StepContext that returns nothing or bool, called after each step. Two functions are optional:
-/// begin(context) is called before the first step, finish(context) after the last. An observer may be a std::optional.
+/// Trains until settings.steps are made, an observer returns false, or NonFinite::stop ends the run. An
+/// observer is any function of a StepContext that returns nothing or bool, called after each step. Two
+/// functions are optional: begin(context) is called before the first step, finish(context) after the last. An
+/// observer may be a std::optional.
 ///
-/// With FitSettings::ranks, every rank calls fit with a model and data of the same sizes. All of them begin with the run and
-/// the position in the data of rank 0, and end with the same bits. The run ends when an observer of any rank returns false.
+/// With FitSettings::ranks, every rank calls fit with a model and data of the same sizes. All of them begin
+/// with the run and the position in the data of rank 0, and end with the same bits. The run ends when an
+/// observer of any rank returns false.
 ///
-/// Nothing is printed, and no thread is started: see train/observers.hpp for observers that print, stop and record.
-/// @throws std::runtime_error as NonFinite::raise says, std::invalid_argument if a setting or a rate of the schedule is
-/// out of range, and whatever model, data and observers throw.
+/// Nothing is printed, and no thread is started: see train/observers.hpp for observers that print, stop and
+/// record.
+/// @throws std::runtime_error as NonFinite::raise says, std::invalid_argument if a setting or a rate of the
+/// schedule is out of range, and whatever model, data and observers throw.
 template <Executor E, class Run, TrainingData<typename Run::Model> Data, class... Observers>
 FitResult fit_on(const E& executor, Run& run, Data& data, const FitSettings& settings,
                  Observers&&... observers) {

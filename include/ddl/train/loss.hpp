@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /// @file  Losses.
 ///
-/// Each loss has two forms. `softmax_cross_entropy(..)` takes a whole batch and returns the mean. `softmax_cross_entropy_sum(..)`
-/// takes a part of a batch and the number of terms of the whole batch: the sums of the parts add up to the sum of the whole,
-/// and so do the gradients of the mean.
+/// Each loss has two forms. `softmax_cross_entropy(..)` takes a whole batch and returns the mean.
+/// `softmax_cross_entropy_sum(..)` takes a part of a batch and the number of terms of the whole batch: the
+/// sums of the parts add up to the sum of the whole, and so do the gradients of the mean.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +33,8 @@ struct LossSum {
 
 /// The sum over all entries of (prediction - target)^2, and grad = d(sum / normalizer)/dprediction.
 /// @param normalizer  the number of entries of the whole batch, of which this may be a part.
-/// @throws std::invalid_argument if a shape does not fit, or the normalizer is not above 0 though there are entries.
+/// @throws std::invalid_argument if a shape does not fit, or the normalizer is not above 0 though there are
+/// entries.
 template <class P, class T, class D, Executor E = Serial>
 LossSum mean_squared_error_sum(const Eigen::MatrixBase<P>& prediction, const Eigen::MatrixBase<T>& target,
                                double normalizer, Eigen::MatrixBase<D>& grad, const E& executor = {}) {
@@ -75,14 +76,15 @@ inline Index counted_labels(std::span<const int> labels) noexcept {
          static_cast<Index>(std::count(labels.begin(), labels.end(), ignored_label));
 }
 
-/// The sum over the samples that count of -log softmax(logits)[label], and grad = d(sum / normalizer)/dlogits, 0
-/// where ignored. The largest logit is taken out first: exp does not overflow, and log is never taken of 0.
+/// The sum over the samples that count of -log softmax(logits)[label], and
+/// grad = d(sum / normalizer)/dlogits, 0 where ignored. The largest logit is taken out first: exp does not
+/// overflow, and log is never taken of 0.
 ///
 ///     logits, grad: classes x N    labels: N, each 0 .. classes - 1 or ignored_label
 ///
 /// @param normalizer  counted_labels of the whole batch, of which this may be a part.
-/// @throws std::invalid_argument if a shape or a label does not fit, or the normalizer is not above 0 though a sample
-/// counts; nothing is written then.
+/// @throws std::invalid_argument if a shape or a label does not fit, or the normalizer is not above 0 though
+/// a sample counts; nothing is written then.
 template <class P, class D, Executor E = Serial>
 LossSum softmax_cross_entropy_sum(const Eigen::MatrixBase<P>& logits, std::span<const int> labels,
                                   double normalizer, Eigen::MatrixBase<D>& grad, const E& executor = {}) {
@@ -119,8 +121,8 @@ LossSum softmax_cross_entropy_sum(const Eigen::MatrixBase<P>& logits, std::span<
   return {total, static_cast<double>(counted)};
 }
 
-/// L = mean over the samples that count of -log softmax(logits)[label], and grad = dL/dlogits: softmax_cross_entropy_sum
-/// of a whole batch.
+/// L = mean over the samples that count of -log softmax(logits)[label], and grad = dL/dlogits:
+/// softmax_cross_entropy_sum of a whole batch.
 /// @return L; 0 if no sample counts. @throws std::invalid_argument if a shape or a label does not fit;
 /// nothing is written then.
 template <class P, class D, Executor E = Serial>
@@ -131,8 +133,9 @@ double softmax_cross_entropy(const Eigen::MatrixBase<P>& logits, std::span<const
       .mean();
 }
 
-/// The number of samples whose largest logit is the label's. Ignored samples do not count, nor do samples with a logit
-/// that is not finite: they have no prediction. @throws std::invalid_argument if the number of labels does not fit.
+/// The number of samples whose largest logit is the label's. Ignored samples do not count, nor do samples
+/// with a logit that is not finite: they have no prediction. @throws std::invalid_argument if the number of
+/// labels does not fit.
 template <class P>
 Index correct_predictions(const Eigen::MatrixBase<P>& logits, std::span<const int> labels) {
   if (static_cast<Index>(labels.size()) != logits.cols())

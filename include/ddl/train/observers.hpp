@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// @file  Observers of a training run: progress, time limit, validation with early stopping, gates. Those that write
-/// files are in io. An observer of one's own is any function of a StepContext (train/fit.hpp).
+/// @file  Observers of a training run: progress, time limit, validation with early stopping, gates. Those
+/// that write files are in io. An observer of one's own is any function of a StepContext (train/fit.hpp).
 #pragma once
 
 #include <algorithm>
@@ -26,9 +26,9 @@ struct ProgressBarSettings {
   std::optional<bool> shows = {};  ///< empty: where the stream is a terminal
 };
 
-/// A line with a bar (ProgressLine): the steps made, a running mean of loss and accuracy, samples/s, the time left. Prints
-/// nothing if the stream is not a terminal, unless `shows` is true. The line is ended by finish, or by the destructor if
-/// fit throws.
+/// A line with a bar (ProgressLine): the steps made, a running mean of loss and accuracy, samples/s, the time
+/// left. Prints nothing if the stream is not a terminal, unless `shows` is true. The line is ended by finish,
+/// or by the destructor if fit throws.
 class ProgressBar {
  public:
   /// Draws nothing before the first step.
@@ -90,10 +90,11 @@ struct TimeLimit {
   }
 };
 
-/// Early stopping. Calls measure(model), a loss over data that are not learned from, every `every` steps and after the
-/// last, and ends the run when `patience` measurements in a row were not better than the best. A measurement that is not
-/// finite is not better. The run keeps its last model; best_model() is the best. Checkpoints do not hold the best model:
-/// save it beside them, and give it to restore() when the run is resumed (examples/training_guide.cpp).
+/// Early stopping. Calls measure(model), a loss over data that are not learned from, every `every` steps and
+/// after the last, and ends the run when `patience` measurements in a row were not better than the best. A
+/// measurement that is not finite is not better. The run keeps its last model; best_model() is the best.
+/// Checkpoints do not hold the best model: save it beside them, and give it to restore() when the run is
+/// resumed (examples/training_guide.cpp).
 template <class Model>
 class Validation {
  public:
@@ -113,8 +114,8 @@ class Validation {
   /// (step, loss) of every measurement.
   const std::vector<std::pair<Index, double>>& history() const noexcept { return history_; }
 
-  /// For a run that is resumed after step `now`: the best model so far, its loss and its step. The measurements that
-  /// were made since then count for the patience.
+  /// For a run that is resumed after step `now`: the best model so far, its loss and its step. The
+  /// measurements that were made since then count for the patience.
   /// @throws std::invalid_argument if the loss is not finite.
   void restore(Model best, double loss, Index step, Index now) {
     check_finite("ddl::Validation::restore", "loss", loss);

@@ -17,7 +17,8 @@ namespace ddl {
 
 namespace detail {
 
-/// Calls f.operator()<Lane>(i) for packs that cover a parameter of `size` entries: see core/eigen_internals.hpp.
+/// Calls f.operator()<Lane>(i) for packs that cover a parameter of `size` entries: see
+/// core/eigen_internals.hpp.
 template <class Scalar, class F>
 void for_packs(const ExecutorRef& executor, Index size, const F& f) {
   for_ranges(executor, size, Index(1) << 14, [&](Index begin, Index end) {
@@ -27,7 +28,8 @@ void for_packs(const ExecutorRef& executor, Index size, const F& f) {
 
 }  // namespace detail
 
-/// What fit needs of an optimizer. It is a part whose parameters are its moments, so that a checkpoint saves them.
+/// What fit needs of an optimizer. It is a part whose parameters are its moments, so that a checkpoint saves
+/// them.
 ///
 ///     using Settings = ...                   made from (model, settings); `settings.learning_rate` may change between steps
 ///     step(model, gradient, executor)        one update
@@ -71,8 +73,8 @@ double global_norm(const Model& model, const E& executor = {}) {
   return std::sqrt(sum);
 }
 
-/// Scales the gradient by max_norm / (norm + 1e-6) where that is below 1, as PyTorch does. A gradient whose norm is
-/// not finite is left as it is, for the caller to see.
+/// Scales the gradient by max_norm / (norm + 1e-6) where that is below 1, as PyTorch does. A gradient whose
+/// norm is not finite is left as it is, for the caller to see.
 /// @return the norm before. @throws std::invalid_argument unless max_norm is a number above 0.
 template <class Model, Executor E = Serial>
 double clip_global_norm(Model& gradient, double max_norm, const E& executor = {}) {
@@ -99,7 +101,8 @@ struct SgdSettings {
   double weight_decay = 0;      ///< decoupled, and not on vectors (biases, norms)
 };
 
-/// SGD with momentum: velocity = momentum velocity + gradient;  p -= learning_rate (velocity + weight_decay p).
+/// SGD with momentum: velocity = momentum velocity + gradient;  p -= learning_rate (velocity + weight_decay
+/// p).
 ///
 /// The state of an optimizer is walked like a model's parameters: that is how a checkpoint saves it.
 template <class Model>
@@ -177,8 +180,9 @@ struct AdamWSettings {
 ///
 /// A schedule sets settings.learning_rate before each step.
 ///
-/// g is the gradient's entry clamped to +-largest_gradient() (9.2e18 in float). Without that g^2 may overflow, v would
-/// be infinite from then on, and the parameter would never move again. NaN and infinity are not clamped.
+/// g is the gradient's entry clamped to +-largest_gradient() (9.2e18 in float). Without that g^2 may
+/// overflow, v would be infinite from then on, and the parameter would never move again. NaN and infinity are
+/// not clamped.
 template <class Model>
 struct AdamW {
   using Scalar = typename Model::Scalar;

@@ -30,7 +30,8 @@ inline bool is_terminal([[maybe_unused]] std::FILE* stream) {
 #endif
 }
 
-/// The columns of the stream's terminal. Where the system does not tell, those of the environment variable COLUMNS, or 80.
+/// The columns of the stream's terminal. Where the system does not tell, those of the environment variable
+/// COLUMNS, or 80.
 inline std::size_t terminal_width([[maybe_unused]] std::FILE* stream) {
 #ifdef TIOCGWINSZ
   winsize size{};
@@ -58,8 +59,8 @@ inline std::size_t columns_of(const std::string& text) {
       text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
-/// "before[####....]  50 %after" in at most `width` columns: the bar is shortened first, then left out, then the end is
-/// cut off.
+/// "before[####....]  50 %after" in at most `width` columns: the bar is shortened first, then left out, then
+/// the end is cut off.
 inline std::string progress_text(const std::string& before, double share, const std::string& after,
                                  std::size_t width) {
   constexpr std::size_t longest = 24, shortest = 4;
@@ -80,8 +81,8 @@ inline std::string progress_text(const std::string& before, double share, const 
 
 }  // namespace detail
 
-/// A line that shows how far a computation is. On a terminal it is redrawn in its place, and fits the terminal's width. To
-/// other streams, a line is printed whenever a further tenth is done.
+/// A line that shows how far a computation is. On a terminal it is redrawn in its place, and fits the
+/// terminal's width. To other streams, a line is printed whenever a further tenth is done.
 ///
 ///     ddl::ProgressLine line(stderr);
 ///     for (int step = 1; step <= 1000; ++step) {

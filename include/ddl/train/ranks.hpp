@@ -34,9 +34,11 @@ inline std::uint64_t hash_of(std::initializer_list<Index> numbers, std::uint64_t
   return xxh64(std::as_bytes(std::span(numbers.begin(), numbers.size())), seed);
 }
 
-/// Gives every rank the run and the position in the data of rank 0, so that only rank 0 has to read a checkpoint.
+/// Gives every rank the run and the position in the data of rank 0, so that only rank 0 has to read a
+/// checkpoint.
 /// @param settings  what else has to be the same on all ranks.
-/// @throws std::invalid_argument on all ranks if the run, the settings or the data of one do not fit those of rank 0.
+/// @throws std::invalid_argument on all ranks if the run, the settings or the data of one do not fit those of
+/// rank 0.
 template <class Run, class Data>
 void begin_together(Communicator& ranks, Run& run, Data& data, std::initializer_list<Index> settings) {
   const auto refuse = [](const char* what, Index rank) {
@@ -75,8 +77,8 @@ void begin_together(Communicator& ranks, Run& run, Data& data, std::initializer_
   }
 }
 
-/// Compares parameters and moments by a hash. @throws std::runtime_error on all ranks, with the lowest rank that has others
-/// than rank 0.
+/// Compares parameters and moments by a hash. @throws std::runtime_error on all ranks, with the lowest rank
+/// that has others than rank 0.
 template <class Run>
 void check_together(Communicator& ranks, const Run& run) {
   std::uint64_t hash = 0;

@@ -69,8 +69,8 @@ concept TrainingData = requires(D& data) {
 
 namespace detail {
 
-/// The buffers of a shard. Each size of batch has its own, so that no step allocates once every size has been seen. Data
-/// with more than `most` sizes make old buffers change size.
+/// The buffers of a shard. Each size of batch has its own, so that no step allocates once every size has been
+/// seen. Data with more than `most` sizes make old buffers change size.
 template <class Model>
 class StepBuffers {
  public:

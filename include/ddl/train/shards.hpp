@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 /// @file  The gradients of the shards of a batch, and their sum.
 ///
-/// A batch is cut into a number of shards that is a setting of the run. Each shard has its own tape and its own gradient,
-/// so that shards can be computed side by side. The gradients are added in an order that depends on the number of shards
-/// alone: the result has the same bits on any number of threads and of processes.
+/// A batch is cut into a number of shards that is a setting of the run. Each shard has its own tape and its
+/// own gradient, so that shards can be computed side by side. The gradients are added in an order that
+/// depends on the number of shards alone: the result has the same bits on any number of threads and of
+/// processes.
 #pragma once
 
 #include <algorithm>
@@ -71,8 +72,8 @@ class ShardGradients {
   }
 
   /// Adds the gradients up (for_each_tree_sum).
-  /// @return the sum, which is left in the first gradient. The others become zero: that costs less here, where they are in
-  /// the cache, than at the next step.
+  /// @return the sum, which is left in the first gradient. The others become zero: that costs less here,
+  /// where they are in the cache, than at the next step.
   template <Executor E = Serial>
   Model& sum(const E& executor = {}) {
     if (shards() == 1) return gradients_.front();
