@@ -208,4 +208,22 @@ TEMPLATE_TEST_CASE("infer ends the program with a message where input or state d
   says(last_words([&] { empty.infer(x, state); }), "the model is empty (default-constructed or moved from)");
   CHECK(last_words([&] { net.infer(x, state); }) == "it returned");
 }
+
+TEST_CASE("infer ends the program where attention has kept as many samples as the state has room for",
+          "[model][infer]") {
+  using Block = DeltaResidualBlock<float, Dynamic, Dynamic, CausalSelfAttention<float>>;
+  const DeltaResNet<float, Dynamic, Dynamic, Block> net(
+      {.inputs = 3, .outputs = 2, .width = 8, .value_channels = 2, .depth = 1}, 1);
+  const Vector<float> x = Vector<float>::Ones(3);
+  const auto after = [&](auto state, Index samples) {
+    return last_words([&] {
+      for (Index n = 0; n < samples; ++n) net.infer(x, state);
+    });
+  };
+  CHECK(after(net.make_state(), 1024) == "it returned");
+  CHECK_THAT(after(net.make_state(), 1025),
+             Catch::Matchers::ContainsSubstring(
+                 "1025 tokens long, expected at most the capacity of the state, 1024"));
+  CHECK(after(net.make_state(1, 1025), 1025) == "it returned");
+}
 #endif
