@@ -10,13 +10,11 @@
 #include <chrono>
 #include <mutex>
 #include <optional>
-#include <span>
 #include <thread>
 
 #include <CLI/CLI.hpp>
 
 #include <ddl/core/thread_pool.hpp>
-#include <ddl/data/language.hpp>
 #include <ddl/model/delta_transformer.hpp>
 #include <ddl/nn/delta_rule.hpp>
 #include <ddl/train/fit.hpp>
